@@ -45,11 +45,11 @@ const (
 	// last answer proved, because a server changes from primary to standby only
 	// by a restart, and a restart breaks every connection.
 	ReachLost
-	// ReachRefused: it said no at once: connection refused or reset, or "the
-	// database system is shutting down". A miss.
+	// ReachRefused: the answer is no: connection refused or reset, "the
+	// database system is shutting down", a name that no longer exists, an error
+	// that says the server is broken. A miss, however fast it came.
 	ReachRefused
-	// ReachSilent: nothing came within the time-out, or its name could not be
-	// resolved, which says nothing of the server. A miss.
+	// ReachSilent: nothing came within the time-out. A miss.
 	ReachSilent
 	// ReachStarting: it said that it is starting up or in recovery (SQLSTATE
 	// 57P03). It is alive but cannot serve yet.
@@ -57,9 +57,10 @@ const (
 	// ReachFull: it said that it has no free connection (SQLSTATE 53300). It is
 	// alive and serves those that it has.
 	ReachFull
-	// ReachFailed: it answered with something else: a refused password, an
-	// error to the question, bytes that are not PostgreSQL's. Alive, but of no
-	// use until a person mends it; counted as a miss.
+	// ReachFailed: it is a PostgreSQL server that answers, but not to us: a
+	// refused password, a missing database or privilege. A failover would not
+	// help, so this is no miss; but nothing is proved either, so no new session
+	// is sent there until a person has mended it.
 	ReachFailed
 )
 
@@ -89,7 +90,7 @@ func (r Reach) String() string {
 func (r Reach) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // Miss reports whether this counts towards the threshold of misses.
-func (r Reach) Miss() bool { return r == ReachRefused || r == ReachSilent || r == ReachFailed }
+func (r Reach) Miss() bool { return r == ReachRefused || r == ReachSilent }
 
 // Observation is one answer of a member to a probe, or the lack of one.
 type Observation struct {
