@@ -32,6 +32,9 @@ type Record struct {
 	// member for the first time: from then on that member may become a
 	// primary at any moment, whatever else happens.
 	Candidate string `json:"candidate,omitempty"`
+	// Drained is how far Candidate had replayed, with nothing more to come,
+	// before it was promoted. What it lacks of Seen is lost with Primary.
+	Drained Position `json:"drained,omitzero"`
 	// Seen is the last position seen on Primary, and SeenAt when it was asked
 	// for. It bounds and reports what an asynchronous failover may lose. In a
 	// serving Record it may be some seconds old.

@@ -1,0 +1,391 @@
+package failover
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"pgfailproxy/cluster"
+)
+
+// attempt is a failover under way.
+type attempt struct {
+	from, candidate string
+	cause           string
+	started         time.Time // the first sign of trouble
+	begun           time.Time // when it was decided; zero after a restart
+	lap             time.Time // the end of the last phase
+	phases          []Phase
+	seen            cluster.Position // last seen on from
+	seenAt          time.Time
+	drained         map[string]cluster.Position
+	fenced          []string          // standbys that lost their WAL receiver to us
+	failed          map[string]string // members given up as candidates, and why
+	progress        time.Time         // when the present step last got on
+	position        cluster.Position  // how far it was then
+}
+
+func newAttempt(rec cluster.Record, cause string, started time.Time) attempt {
+	return attempt{from: rec.Primary, cause: cause, started: started, lap: started, seen: rec.Seen, seenAt: rec.SeenAt,
+		drained: map[string]cluster.Position{}, failed: map[string]string{}}
+}
+
+// phase ends a phase of the failover and returns how long it took.
+func (m *Machine) phase(name string) slog.Attr {
+	took := m.now.Sub(m.attempt.lap)
+	if m.attempt.lap.IsZero() {
+		took = 0
+	}
+	m.attempt.lap = m.now
+	m.attempt.phases = append(m.attempt.phases, Phase{name, took})
+	return slog.Duration("took", took)
+}
+
+// becomeHolding: the primary is dead and a candidate is there. Before anything
+// is done that cannot be undone, the intent is made durable.
+func (m *Machine) becomeHolding(candidate, cause string, v *view) {
+	m.become(Holding, fmt.Sprintf("%s is given up: %s", m.rec.Primary, cause))
+	m.attempt = newAttempt(m.rec, cause, v.trouble)
+	m.attempt.begun, m.attempt.seen, m.attempt.seenAt = m.now, m.seen, m.seenAt
+	m.attempt.candidate = candidate
+	m.say(slog.LevelWarn, "primary declared dead; failing over", slog.String("member", m.rec.Primary),
+		slog.String("candidate", candidate), slog.String("cause", cause), m.phase("detect"))
+	m.suspend(cause)
+	m.store(m.next(func(r *cluster.Record) { r.Epoch++; r.Held = true }))
+}
+
+// becomeDraining: the Record is held and published. The candidate is cut off
+// from the old primary and drained.
+func (m *Machine) becomeDraining(candidate string) {
+	m.become(Draining, fmt.Sprintf("no primary: %s was given up, %s is made ready", m.rec.Primary, candidate))
+	m.begin(candidate)
+	m.step(StepFence, candidate)
+}
+
+// begin turns to a candidate.
+func (m *Machine) begin(candidate string) {
+	if m.attempt.started.IsZero() { // taken up after a restart
+		m.attempt.started, m.attempt.lap = m.now, m.now
+	}
+	m.attempt.candidate = candidate
+	m.attempt.progress, m.attempt.position = m.now, cluster.Position{}
+}
+
+// becomePromoting: the candidate is drained and fit. Its name is made durable
+// before pg_promote is called, because from then on it may become a primary at
+// any moment, whatever happens to us.
+func (m *Machine) becomePromoting() {
+	m.become(Promoting, fmt.Sprintf("no primary: %s is being promoted", m.attempt.candidate))
+	m.attempt.progress = m.now
+	m.store(m.next(func(r *cluster.Record) {
+		r.Candidate, r.Drained = m.attempt.candidate, m.attempt.drained[m.attempt.candidate]
+	}))
+}
+
+// stored goes on after a Record was written, or not.
+func (m *Machine) stored(ev Stored) {
+	if ev.Err != nil {
+		m.say(slog.LevelError, "the record cannot be written", slog.String("cause", ev.Err.Error()))
+		m.notStored(ev.Err)
+		return
+	}
+	before := m.rec
+	m.rec = m.wanted
+	m.do(Publish{m.rec})
+	switch {
+	case before.IsZero():
+		m.say(slog.LevelInfo, "primary found; sessions go there", slog.String("member", m.rec.Primary),
+			slog.Uint64("epoch", 1), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.String("lsn", m.seen.LSN.String()))
+		m.judgePrimary(m.views[m.rec.Primary])
+		m.think()
+	case !before.Held && m.rec.Held:
+		m.say(slog.LevelInfo, "intent recorded; sessions on the old primary ended",
+			slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.String("member", m.rec.Primary), m.phase("hold"))
+		m.becomeDraining(m.attempt.candidate)
+	case m.rec.Held:
+		m.say(slog.LevelInfo, "candidate recorded", slog.Uint64("epoch", uint64(m.rec.Epoch)),
+			slog.String("candidate", m.rec.Candidate), m.phase("record"))
+		if m.policy.FenceCommand {
+			m.step(StepFenceCommand, m.attempt.from)
+		} else {
+			m.step(StepPromote, m.rec.Candidate)
+		}
+	case before.Held && m.rec.Primary != before.Primary:
+		m.finished(before)
+	case before.Held:
+		m.undone()
+	default:
+		m.think() // only the position was refreshed
+	}
+}
+
+// notStored: nothing was changed by us yet that the Record does not say, so it
+// is safe to stay where we are and try again.
+func (m *Machine) notStored(err error) {
+	m.retryAt = m.now.Add(m.policy.RetryEvery)
+	if m.state == Serving {
+		return // only the position was to be refreshed
+	}
+	m.becomeHalted(fmt.Sprintf("the record cannot be written (%v): make room or mend its folder", err))
+}
+
+// done goes on after a step on PostgreSQL.
+func (m *Machine) done(ev Done) {
+	switch ev.Step {
+	case StepFence:
+		m.fenced(ev)
+	case StepDrain:
+		m.drained(ev)
+	case StepFenceCommand:
+		if ev.Err != nil {
+			m.retryAt = m.now.Add(m.policy.RetryEvery)
+			m.becomeHalted(fmt.Sprintf("the fence command did not succeed (%v), so %s may still be running and nothing is promoted: stop it, and see to the command", ev.Err, m.attempt.from))
+			return
+		}
+		m.say(slog.LevelInfo, "fence command succeeded", slog.String("member", m.attempt.from), m.phase("fence command"))
+		m.step(StepPromote, m.rec.Candidate)
+	case StepPromote:
+		m.promoted(ev)
+	case StepVerify:
+		m.verified(ev)
+	case StepUnfence:
+		if ev.Err != nil {
+			m.say(slog.LevelWarn, "the standby that was made ready could not be sent back to streaming; set its primary_conninfo again",
+				slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
+		}
+		m.unfenceNext()
+		m.think()
+	}
+}
+
+func (m *Machine) fenced(ev Done) {
+	m.attempt.fenced = append(m.attempt.fenced, ev.Member)
+	switch {
+	case ev.Unprivileged:
+		// Asynchronous durability promises nothing that the old primary could
+		// break by reaching the standby a moment longer.
+		m.say(slog.LevelWarn, "the candidate's WAL receiver was not stopped; going on without",
+			slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
+		m.phase("fence")
+	case ev.Err != nil:
+		m.giveUp(ev.Member, "it cannot be fenced: "+ev.Err.Error())
+		return
+	case !ev.Final:
+		if why := m.hopeless(ev.Member, m.policy.DrainTimeout); why != "" {
+			m.giveUp(ev.Member, "its WAL receiver does not stop: "+why)
+			return
+		}
+		if !m.undoIfBack() {
+			m.step(StepFence, ev.Member)
+		}
+		return
+	default:
+		m.say(slog.LevelInfo, "candidate fenced: it receives no more WAL", slog.String("member", ev.Member), m.phase("fence"))
+	}
+	m.attempt.progress = m.now
+	m.step(StepDrain, ev.Member)
+}
+
+func (m *Machine) drained(ev Done) {
+	if m.undoIfBack() {
+		return
+	}
+	if ev.Err != nil || !ev.Final {
+		if ev.Position.LSN > m.attempt.position.LSN {
+			m.attempt.position, m.attempt.progress = ev.Position, m.now
+		}
+		why := m.hopeless(ev.Member, m.policy.DrainTimeout)
+		switch {
+		case why == "":
+			m.step(StepDrain, ev.Member)
+		case ev.Err != nil:
+			m.giveUp(ev.Member, "it cannot be drained: "+ev.Err.Error())
+		default:
+			m.giveUp(ev.Member, fmt.Sprintf("its replay stands still at %s: %s", m.attempt.position, why))
+		}
+		return
+	}
+	m.attempt.drained[ev.Member] = ev.Position
+	lag := ev.Position.LSN.Behind(m.seen.LSN)
+	m.say(slog.LevelInfo, "candidate drained: all that it received is replayed", slog.String("member", ev.Member),
+		slog.String("lsn", ev.Position.LSN.String()), slog.Uint64("bytes_at_risk", lag), m.phase("drain"))
+	if why := m.tooFarBehind(ev.Position.LSN); why != "" {
+		m.giveUp(ev.Member, why)
+		return
+	}
+	// Others may have got on in the meantime: the furthest of all is promoted.
+	best, _ := m.choose()
+	switch {
+	case best != "" && best != ev.Member && m.position(best) > ev.Position.LSN:
+		m.say(slog.LevelInfo, "another standby has more", slog.String("member", best))
+		m.becomeDraining(best)
+	default:
+		m.becomePromoting()
+	}
+}
+
+func (m *Machine) promoted(ev Done) {
+	if ev.Err == nil && ev.Final {
+		m.say(slog.LevelInfo, "candidate promoted", slog.String("member", ev.Member), m.phase("promote"))
+		m.step(StepVerify, ev.Member)
+		return
+	}
+	m.again(ev, "its promotion did not end")
+}
+
+func (m *Machine) verified(ev Done) {
+	if ev.Err != nil || !ev.Final {
+		m.again(ev, "it was promoted but cannot be used")
+		return
+	}
+	o := ev.Observation
+	m.views[ev.Member].take(o, m.rec)
+	m.say(slog.LevelInfo, "new primary verified: it takes writes", slog.String("member", ev.Member),
+		slog.Uint64("timeline", uint64(o.Position.Timeline)), m.phase("verify"))
+	m.seen, m.seenAt = o.Position, o.Asked
+	m.store(m.next(func(r *cluster.Record) {
+		r.Held, r.Candidate, r.Drained = false, "", cluster.Position{}
+		r.Primary, r.Timeline = ev.Member, o.Position.Timeline
+	}))
+}
+
+// again repeats a step that did not succeed, unless that is hopeless.
+func (m *Machine) again(ev Done, what string) {
+	why := m.hopeless(ev.Member, m.policy.PromoteTimeout)
+	if ev.Unprivileged {
+		why = ev.Err.Error()
+	}
+	if why == "" {
+		m.step(ev.Step, ev.Member)
+		return
+	}
+	if ev.Err != nil && !ev.Unprivileged {
+		why += ", the last error: " + ev.Err.Error()
+	}
+	m.giveUp(ev.Member, what+": "+why)
+}
+
+// hopeless says why there is no more sense in waiting for a candidate; empty
+// while there is.
+func (m *Machine) hopeless(member string, limit time.Duration) string {
+	if v := m.views[member]; v.misses >= m.policy.Threshold {
+		return "it does not answer any more: " + v.last.Err
+	}
+	if m.now.Sub(m.attempt.progress) >= limit {
+		return fmt.Sprintf("no progress for %s", limit)
+	}
+	return ""
+}
+
+// giveUp goes on without a candidate: with the next, or back to the old
+// primary, or not at all.
+func (m *Machine) giveUp(member, why string) {
+	m.attempt.failed[member] = why
+	m.say(slog.LevelError, "candidate given up", slog.String("member", member), slog.String("cause", why))
+	if m.undoIfBack() {
+		return
+	}
+	candidate, refused := m.choose()
+	if candidate == "" {
+		m.retryAt = m.now.Add(m.policy.RetryEvery)
+		m.becomeHalted(fmt.Sprintf("%s is gone (%s) and no standby can take over: %s", m.attempt.from, m.attempt.cause, refused))
+		return
+	}
+	m.becomeDraining(candidate)
+}
+
+// resume is for a held Record while nothing is under way: after a start, or
+// after all candidates failed.
+func (m *Machine) resume() {
+	// A candidate that was promoted after all is the new primary: no other can
+	// be made one without losing what it may have.
+	if c := m.views[m.rec.Candidate]; m.rec.Candidate != "" && c.last.Healthy() && c.last.System == m.rec.System &&
+		c.last.Role == cluster.RolePrimary && c.last.Position.Timeline > m.rec.Timeline {
+		m.become(Promoting, fmt.Sprintf("no primary: %s is being verified", m.rec.Candidate))
+		m.begin(m.rec.Candidate)
+		m.step(StepVerify, m.rec.Candidate)
+		return
+	}
+	if m.undoIfBack() || m.now.Before(m.retryAt) {
+		return
+	}
+	cause, dead := m.views[m.rec.Primary].dead(m.now, m.rec, m.policy)
+	if !dead {
+		return
+	}
+	m.attempt.failed = map[string]string{}
+	candidate, refused := m.choose()
+	if candidate == "" {
+		m.retryAt = m.now.Add(m.policy.RetryEvery)
+		m.becomeHalted(fmt.Sprintf("%s is gone (%s) and no standby can take over: %s", m.attempt.from, cause, refused))
+		return
+	}
+	m.becomeDraining(candidate)
+}
+
+// undoIfBack keeps the old primary if it answers again as it was: nobody was
+// served since it was given up, so that loses nothing, which a promotion cannot
+// promise. It reports whether it does so.
+func (m *Machine) undoIfBack() bool {
+	o := m.views[m.rec.Primary].last
+	if !o.Serves(m.rec) || !o.Asked.After(m.attempt.begun) {
+		return false
+	}
+	m.become(Holding, m.rec.Primary+" is back and is kept")
+	m.store(m.next(func(r *cluster.Record) {
+		r.Held, r.Candidate, r.Drained = false, "", cluster.Position{}
+	}))
+	return true
+}
+
+// undone: the old primary is served again.
+func (m *Machine) undone() {
+	m.say(slog.LevelWarn, "failover undone: the old primary answers again and is kept",
+		slog.String("member", m.rec.Primary), slog.Uint64("epoch", uint64(m.rec.Epoch)), m.phase("undo"))
+	m.judgePrimary(m.views[m.rec.Primary])
+	m.announce(VerdictZero, cluster.Position{}, 0)
+	m.become(Suspecting, m.rec.Primary+" is not verified yet")
+	if m.views[m.rec.Primary].last.Serves(m.rec) {
+		m.become(Serving, "")
+	}
+	m.unfenceNext()
+	m.think()
+}
+
+// unfenceNext gives the standbys that were fenced in vain their WAL receiver
+// back, one after the other.
+func (m *Machine) unfenceNext() {
+	if n := len(m.attempt.fenced); n > 0 {
+		member := m.attempt.fenced[n-1]
+		m.attempt.fenced = m.attempt.fenced[:n-1]
+		m.step(StepUnfence, member)
+	}
+}
+
+// finished: the new primary is recorded, and served from here on.
+func (m *Machine) finished(before cluster.Record) {
+	v := m.views[m.rec.Primary]
+	m.judgePrimary(v)
+	record := m.phase("switch")
+	lost := before.Drained.LSN.Behind(m.attempt.seen.LSN)
+	verdict := VerdictUnknown
+	if lost > 0 {
+		verdict = VerdictAtRisk
+	}
+	m.announce(verdict, before.Drained, lost)
+	m.say(slog.LevelWarn, "failover done: sessions go to the new primary",
+		slog.String("from", before.Primary), slog.String("member", m.rec.Primary),
+		slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.Uint64("timeline", uint64(m.rec.Timeline)), record)
+	m.attempt.fenced = nil
+	m.become(Serving, "")
+	m.think()
+}
+
+func (m *Machine) announce(verdict Verdict, drained cluster.Position, atRisk uint64) {
+	a := m.attempt
+	m.do(Announce{Report{
+		Epoch: m.rec.Epoch, From: a.from, To: m.rec.Primary, Cause: a.cause,
+		Started: a.started, Phases: a.phases,
+		Seen: a.seen, SeenAt: a.seenAt, Promoted: drained, BytesAtRisk: atRisk, Verdict: verdict,
+	}})
+}

@@ -1,0 +1,219 @@
+package health
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"pgfailproxy/cluster"
+)
+
+// maxAnswer bounds one message of a server, in bytes. An answer to a probe has
+// some hundred.
+const maxAnswer = 1 << 20
+
+// Timing says how often a member is asked. All fields must be positive.
+type Timing struct {
+	// Interval is the time from one question to the next while all is well.
+	Interval time.Duration
+	// Timeout is how long an answer may take, a new connection included.
+	Timeout time.Duration
+	// Retry is the time from one question to the next after a miss, or while
+	// the member starts up. A question that runs into Timeout is always waited
+	// for: one lost packet is never counted twice.
+	Retry time.Duration
+	// Threshold is after how many misses in a row Interval is used again: the
+	// member is then known to be gone, and asking often helps nobody.
+	Threshold int
+}
+
+// Prober asks one member. Its zero value is of no use: see New.
+type Prober struct {
+	member  string
+	config  *pgconn.Config
+	timing  Timing
+	report  func(cluster.Observation)
+	metrics *Metrics
+	nudge   chan struct{}
+
+	// Owned by Run.
+	conn   *pgconn.PgConn // kept between questions; nil after any failure
+	misses int
+}
+
+// New returns a Prober that connects as config says and hands each Observation
+// to report, which must not block for long. metrics may be nil.
+func New(member string, config *pgconn.Config, timing Timing, report func(cluster.Observation), metrics *Metrics) *Prober {
+	config = config.Copy()
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(maxAnswer)
+		return f
+	}
+	return &Prober{member: member, config: config, timing: timing, report: report, metrics: metrics, nudge: make(chan struct{}, 1)}
+}
+
+// Nudge has the member asked soon rather than at the next interval, because
+// somebody else has seen a reason to doubt it. It never blocks, and any number
+// of calls has the member asked no more often than every Retry.
+func (p *Prober) Nudge() {
+	select {
+	case p.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Run asks until ctx ends, and returns the cause.
+func (p *Prober) Run(ctx context.Context) error {
+	defer p.drop()
+	for {
+		o := p.probe(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p.deliver(o)
+		lost := p.pause(ctx, o)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if lost != nil {
+			p.deliver(*lost)
+		}
+	}
+}
+
+func (p *Prober) deliver(o cluster.Observation) {
+	switch {
+	case o.Reach.Miss():
+		p.misses++
+	case o.Reach != cluster.ReachLost:
+		p.misses = 0
+	}
+	p.metrics.observe(o)
+	p.report(o)
+}
+
+// probe asks once, over the kept connection if there is one.
+func (p *Prober) probe(ctx context.Context) cluster.Observation {
+	o := cluster.Observation{Member: p.member, Asked: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, p.timing.Timeout)
+	defer cancel()
+
+	fresh := p.conn == nil
+	err := p.connect(ctx)
+	if err == nil {
+		err = ask(ctx, p.conn, &o)
+	}
+	o.Took = time.Since(o.Asked)
+	if err != nil {
+		p.drop()
+		r, text := reach(err, fresh)
+		return cluster.Observation{Member: o.Member, Asked: o.Asked, Took: o.Took, Reach: r, Err: text}
+	}
+	o.Reach = cluster.ReachAnswered
+	addr := p.conn.Conn().RemoteAddr()
+	o.Addr = cluster.Addr{Network: addr.Network(), Address: addr.String()}
+	return o
+}
+
+func (p *Prober) connect(ctx context.Context) error {
+	if p.conn != nil {
+		return nil
+	}
+	conn, err := pgconn.ConnectConfig(ctx, p.config)
+	if err != nil {
+		return err
+	}
+	p.conn = conn
+	return nil
+}
+
+// drop closes the kept connection without waiting for the server, which may
+// not be there any more.
+func (p *Prober) drop() {
+	if p.conn == nil {
+		return
+	}
+	p.conn.Conn().Close()
+	p.conn = nil
+}
+
+// pause waits for the time of the next question. It ends sooner when Nudge is
+// called, and when the kept connection breaks: then it returns that as an
+// observation, so that a server that dies is noticed at once and not at the
+// next interval.
+func (p *Prober) pause(ctx context.Context, o cluster.Observation) *cluster.Observation {
+	next := o.Asked.Add(p.gap(o))
+	soonest := o.Asked.Add(min(p.timing.Retry, p.timing.Interval))
+
+	if p.conn == nil {
+		if o.Reach == cluster.ReachLost {
+			return nil // ask again at once: the question was not answered
+		}
+		p.sleep(ctx, next, soonest)
+		return nil
+	}
+	wait, cancel := context.WithDeadline(ctx, next)
+	defer cancel()
+	nudged := make(chan struct{})
+	go p.awaitNudge(wait, soonest, cancel, nudged)
+	err := p.conn.WaitForNotification(wait)
+	for err == nil { // somebody notifies on a channel: not for us
+		err = p.conn.WaitForNotification(wait)
+	}
+	cancel()
+	<-nudged
+	if !p.conn.IsClosed() && pgconn.Timeout(err) {
+		return nil
+	}
+	p.drop()
+	if ctx.Err() != nil {
+		return nil
+	}
+	_, text := reach(err, false)
+	return &cluster.Observation{Member: p.member, Asked: time.Now(), Reach: cluster.ReachLost, Err: text}
+}
+
+// gap is the time from the question that o answers to the next.
+func (p *Prober) gap(o cluster.Observation) time.Duration {
+	switch {
+	case o.Reach == cluster.ReachAnswered, o.Reach == cluster.ReachFailed, p.misses > p.timing.Threshold:
+		return p.timing.Interval
+	case o.Reach == cluster.ReachSilent:
+		// A resolver that fails at once is not an answer: silence counts only
+		// as fast as time-outs do.
+		return max(p.timing.Retry, p.timing.Timeout)
+	default:
+		return p.timing.Retry
+	}
+}
+
+// sleep waits until next, or until soonest when nudged.
+func (p *Prober) sleep(ctx context.Context, next, soonest time.Time) {
+	wait, cancel := context.WithDeadline(ctx, next)
+	defer cancel()
+	done := make(chan struct{})
+	go p.awaitNudge(wait, soonest, cancel, done)
+	<-done
+}
+
+// awaitNudge calls cancel when the member is to be asked before ctx ends, and
+// closes done when it is.
+func (p *Prober) awaitNudge(ctx context.Context, soonest time.Time, cancel context.CancelFunc, done chan<- struct{}) {
+	defer close(done)
+	select {
+	case <-ctx.Done():
+		return
+	case <-p.nudge:
+	}
+	timer := time.NewTimer(time.Until(soonest))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+		cancel()
+	}
+}
