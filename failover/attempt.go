@@ -96,7 +96,6 @@ func (m *Machine) stored(ev Stored) {
 	case before.IsZero():
 		m.say(slog.LevelInfo, "primary found; sessions go there", slog.String("member", m.rec.Primary),
 			slog.Uint64("epoch", 1), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.String("lsn", m.seen.LSN.String()))
-		m.judgePrimary(m.views[m.rec.Primary])
 		m.think()
 	case !before.Held && m.rec.Held:
 		m.say(slog.LevelInfo, "intent recorded; sessions on the old primary ended",
@@ -342,11 +341,11 @@ func (m *Machine) undoIfBack() bool {
 func (m *Machine) undone() {
 	m.say(slog.LevelWarn, "failover undone: the old primary answers again and is kept",
 		slog.String("member", m.rec.Primary), slog.Uint64("epoch", uint64(m.rec.Epoch)), m.phase("undo"))
-	m.judgePrimary(m.views[m.rec.Primary])
 	m.announce(VerdictZero, cluster.Position{}, 0)
 	m.become(Suspecting, m.rec.Primary+" is not verified yet")
-	if m.views[m.rec.Primary].last.Serves(m.rec) {
+	if v := m.views[m.rec.Primary]; v.last.Serves(m.rec) {
 		m.become(Serving, "")
+		m.judgePrimary(v)
 	}
 	m.unfenceNext()
 	m.think()
@@ -367,7 +366,10 @@ func (m *Machine) finished(before cluster.Record) {
 	v := m.views[m.rec.Primary]
 	m.judgePrimary(v)
 	record := m.phase("switch")
-	lost := before.Drained.LSN.Behind(m.attempt.seen.LSN)
+	var lost uint64
+	if !before.Drained.IsZero() {
+		lost = before.Drained.LSN.Behind(m.attempt.seen.LSN)
+	}
 	verdict := VerdictUnknown
 	if lost > 0 {
 		verdict = VerdictAtRisk

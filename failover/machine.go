@@ -102,6 +102,11 @@ func NewMachine(policy Policy, members []string, rec cluster.Record) (*Machine, 
 		// Nothing was served since the Record was held: finish or undo.
 		m.state, m.reason = Halted, "a failover from "+rec.Primary+" was interrupted and is taken up again"
 		m.attempt = newAttempt(rec, "interrupted failover", time.Time{})
+		for _, name := range members { // whichever of them was fenced
+			if name != rec.Primary {
+				m.attempt.fenced = append(m.attempt.fenced, name)
+			}
+		}
 	default:
 		m.state, m.reason = Suspecting, rec.Primary+" is not verified yet"
 	}
@@ -165,8 +170,8 @@ func (m *Machine) think() {
 // judgePrimary opens the route while the last answer proves the primary, and
 // suspends it when that proof has lapsed.
 func (m *Machine) judgePrimary(v *view) {
-	if m.rec.Held {
-		return
+	if m.rec.Held || m.state == Holding {
+		return // given up, or about to be
 	}
 	why := v.last.WhyNot(m.rec)
 	if why == "" {
@@ -195,7 +200,7 @@ func (m *Machine) watch() {
 	v := m.views[m.rec.Primary]
 	if v.last.Serves(m.rec) {
 		if m.state != Serving {
-			m.becomeServing()
+			m.becomeServing(v)
 		}
 		m.refreshSeen()
 		return
@@ -257,13 +262,14 @@ func (m *Machine) become(s State, reason string) {
 }
 
 // becomeServing: the Record is serving and its primary is verified.
-func (m *Machine) becomeServing() {
+func (m *Machine) becomeServing(v *view) {
 	r := m.rec
-	if m.state != Starting && m.state != Promoting {
+	if m.state != Starting {
 		m.say(slog.LevelInfo, "primary is verified; sessions go there",
 			slog.String("member", r.Primary), slog.Uint64("epoch", uint64(r.Epoch)), slog.Uint64("timeline", uint64(r.Timeline)))
 	}
 	m.become(Serving, "")
+	m.judgePrimary(v)
 }
 
 // becomeSuspecting: nothing is given up, but new sessions wait.
