@@ -125,7 +125,7 @@ func (src *Source) layer() layer {
 	}
 	for _, text := range src.members.texts {
 		name, conn, ok := strings.Cut(text, "=")
-		if !ok || strings.ContainsAny(name, " :/") {
+		if !ok || strings.ContainsAny(name, " :/") || slices.Contains(connKeywords, name) {
 			// Perhaps a connection string without a name: an empty one is
 			// refused with a hint, and without showing a part of it.
 			name, conn = "", text

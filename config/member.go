@@ -51,7 +51,7 @@ func parseMembers(all []given) ([]Member, error) {
 	for _, g := range all {
 		if !memberName.MatchString(g.key) {
 			// A wrong name may be a part of a connection string: not shown.
-			origin := strings.TrimRight(strings.TrimSuffix(g.origin, g.key), " .")
+			origin := strings.TrimSpace(strings.TrimSuffix(g.origin, "."+printable(g.key)))
 			return nil, fmt.Errorf(`%s: a member is a name of letters, digits, "_", "-" or ".", at most 63, and a connection string: write for example pg1="host=10.0.0.1 user=pgfailproxy"`, origin)
 		}
 		if first, twice := names[g.key]; twice {
