@@ -41,8 +41,11 @@ func fetch(ctx context.Context, addr string) (Status, error) {
 		return Status{}, err
 	}
 	// A transport of its own: no proxy from the environment stands between us,
-	// and no connection stays.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	// no connection stays, and nobody sends us elsewhere.
+	client := http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		var urlErr *url.Error

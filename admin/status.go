@@ -40,7 +40,7 @@ const MaxFailovers = 10
 // Member is what is known of one PostgreSQL server.
 type Member struct {
 	Name     string             `json:"name"`
-	Role     string             `json:"role"`  // as cluster.Role's words
+	Role     string             `json:"role"`  // in its last answer, as cluster.Role's words
 	Reach    string             `json:"reach"` // of the last question, as cluster.Reach's words
 	Error    string             `json:"error"` // why it did not answer; empty when it did
 	Address  string             `json:"address"`
@@ -125,7 +125,7 @@ func (s Status) member(name string) *Member {
 	return nil
 }
 
-// replica says why m cannot be read from as a standby of the primary; empty if
+// notReplica says why m cannot be read from as a standby of the primary; empty if
 // it can.
 func (s Status) notReplica(m *Member) string {
 	switch {

@@ -112,7 +112,11 @@ func (s Status) condition(m Member) string {
 
 // story tells a failover in lines.
 func story(f Failover) []string {
-	lines := []string{fmt.Sprintf("%s -> %s, epoch %d, %s, in %s", f.From, f.To, f.Epoch,
+	who := f.From + " -> " + f.To
+	if f.From == f.To {
+		who = f.From + " came back and was kept"
+	}
+	lines := []string{fmt.Sprintf("%s, epoch %d, %s, in %s", who, f.Epoch,
 		f.Started.UTC().Format("2006-01-02 15:04:05.000Z"), seconds(f.Seconds))}
 	if f.Cause != "" {
 		lines = append(lines, "cause: "+oneLine(f.Cause))
@@ -162,26 +166,22 @@ func dash(s string) string {
 // seconds is for parts of a failover: 0.412 s.
 func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 3, 64) + " s" }
 
-// age is for a time that passed: two units at most. A clock that was set back
+// age is for a time that passed, in two units at most. A clock that was set back
 // makes no negative one.
 func age(d time.Duration) string {
-	d = max(d, 0)
-	switch {
+	const day = 24 * time.Hour
+	switch d = max(d, 0); {
 	case d < 10*time.Second:
-		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s"
+		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
 	case d < time.Hour:
-		return strings.TrimSuffix(d.Truncate(time.Second).String(), "m0s") + minutes(d)
-	case d < 48*time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 2*day:
 		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	default:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
 	}
-	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-}
-
-func minutes(d time.Duration) string {
-	if d.Truncate(time.Second)%time.Minute == 0 {
-		return "m"
-	}
-	return ""
 }
 
 // bytesText writes a size for people: 312.5 KiB.
