@@ -147,6 +147,9 @@ func TestStatusIsCompleteJSON(t *testing.T) {
 	}
 	// What is not known is null, empty or zero; a list is never null.
 	w = do(handler(Status{}), "GET", "/status")
+	if bare := do(handler(Status{Failovers: []Failover{{}}}), "GET", "/status"); !strings.Contains(bare.Body.String(), `"phases": []`) {
+		t.Errorf("no phases are not an empty list: %s", bare.Body)
+	}
 	for _, want := range []string{`"members": []`, `"failovers": []`, `"system": "0"`} {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("lacks %s: %s", want, w.Body)

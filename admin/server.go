@@ -128,10 +128,14 @@ func (s *Server) snapshot() Status {
 	if st.Members == nil {
 		st.Members = []Member{}
 	}
-	if st.Failovers == nil {
-		st.Failovers = []Failover{}
+	shown := make([]Failover, min(len(st.Failovers), MaxFailovers))
+	for i := range shown {
+		shown[i] = st.Failovers[i]
+		if shown[i].Phases == nil {
+			shown[i].Phases = []Phase{}
+		}
 	}
-	st.Failovers = st.Failovers[:min(len(st.Failovers), MaxFailovers)]
+	st.Failovers = shown
 	return st
 }
 
