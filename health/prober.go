@@ -47,13 +47,26 @@ type Prober struct {
 // New returns a Prober that connects as config says and hands each Observation
 // to report, which must not block for long. metrics may be nil.
 func New(member string, config *pgconn.Config, timing Timing, report func(cluster.Observation), metrics *Metrics) *Prober {
+	return &Prober{member: member, config: bounded(config), timing: timing, report: report, metrics: metrics, nudge: make(chan struct{}, 1)}
+}
+
+// Once asks a member once, over a connection of its own, within timeout.
+func Once(ctx context.Context, member string, config *pgconn.Config, timeout time.Duration) cluster.Observation {
+	p := &Prober{member: member, config: bounded(config), timing: Timing{Timeout: timeout}}
+	defer p.drop()
+	return p.probe(ctx)
+}
+
+// bounded returns a copy of config with which no server can make us keep more
+// than maxAnswer bytes.
+func bounded(config *pgconn.Config) *pgconn.Config {
 	config = config.Copy()
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		f := pgproto3.NewFrontend(r, w)
 		f.SetMaxBodyLen(maxAnswer)
 		return f
 	}
-	return &Prober{member: member, config: config, timing: timing, report: report, metrics: metrics, nudge: make(chan struct{}, 1)}
+	return config
 }
 
 // Nudge has the member asked soon rather than at the next interval, because
