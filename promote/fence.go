@@ -2,12 +2,13 @@ package promote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
-	"pgfailproxy/cluster"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // conninfo is a primary_conninfo and where it is written.
@@ -48,34 +49,42 @@ func (p *Promoter) Fence(ctx context.Context, name string) error {
 		}
 	}
 	if err != nil {
-		return failed(ctx, "fence", name, err)
+		err = failed(ctx, "fence", name, err)
 	}
-	m.settling = time.Time{}
+	if !errors.Is(err, ErrNotYet) {
+		m.settling = time.Time{}
+	}
+	if err != nil {
+		return err
+	}
 	p.log.Debug("WAL receiver stopped", slog.String("member", name), slog.Duration("took", time.Since(began)))
 	return nil
 }
 
-// settle waits until no more WAL arrives.
+// settle waits until no more WAL arrives. While the receiver makes durable what
+// it has, which may take a slow disk long, it reads nothing: that is no silence.
 func (p *Promoter) settle(ctx context.Context, m *member) (look, error) {
 	if m.settling.IsZero() {
 		m.settling = time.Now()
 	}
-	var last cluster.LSN
+	var last look
 	still := time.Now()
-	for {
+	for first := true; ; first = false {
 		l, err := m.look(ctx)
 		if err != nil || !l.receiver {
 			return l, err
 		}
-		if l.received != last {
-			last, still = l.received, time.Now()
+		if l.received != last.received || l.written != last.written || l.written > l.received {
+			last, still = l, time.Now()
 		}
 		if time.Since(still) >= p.opts.Settle {
 			return l, nil
 		}
 		if time.Since(m.settling) >= p.opts.MaxSettle {
-			p.log.Warn("WAL still arrives at the standby that is to be promoted: its primary is alive; cutting it off",
-				slog.String("member", m.name), slog.String("lsn", l.received.String()))
+			if !first { // else an earlier call has said so
+				p.log.Warn("WAL still arrives at the standby that is to be promoted: its primary is alive; cutting it off",
+					slog.String("member", m.name), slog.String("lsn", l.received.String()))
+			}
 			return l, nil
 		}
 		if !wait(ctx, pollEvery) {
@@ -187,7 +196,7 @@ func (p *Promoter) receiverGone(ctx context.Context, m *member) error {
 
 // resume ends a pause of the replay.
 func (p *Promoter) resume(ctx context.Context, m *member) error {
-	if err := m.granted(m.exec(ctx, "select pg_wal_replay_resume()"), "EXECUTE ON FUNCTION pg_wal_replay_resume()"); err != nil {
+	if err := m.granted(ctx, m.exec(ctx, "select pg_wal_replay_resume()"), "EXECUTE ON FUNCTION pg_wal_replay_resume()"); err != nil {
 		if sqlState(err) == notInState {
 			return nil // it is no standby any more
 		}
@@ -198,20 +207,27 @@ func (p *Promoter) resume(ctx context.Context, m *member) error {
 }
 
 // granted turns a refused privilege into the error that names the grant.
-func (m *member) granted(err error, privilege string) error {
-	if sqlState(err) == insufficientPrivilege {
-		return &PrivilegeError{Member: m.name, Grants: []string{"GRANT " + privilege + " TO " + m.config.User}}
+func (m *member) granted(ctx context.Context, err error, privilege string) error {
+	var login *pgconn.ConnectError // "permission denied for database" has the same SQLSTATE
+	if sqlState(err) != insufficientPrivilege || errors.As(err, &login) {
+		return err
 	}
-	return err
+	role, err := m.query(ctx, "select quote_ident(current_user)")
+	if err != nil {
+		return err
+	}
+	return &PrivilegeError{Member: m.name, Grants: []string{"GRANT " + privilege + " TO " + string(role[0])}}
 }
 
 // Unfence gives back what Fence took, for a failover that is undone, and
 // returns when the server has taken note; the receiver starts by itself. If
 // Fence took nothing there is nothing to do.
 //
-// What was taken is only in the memory of this Promoter, because it holds a
+// What was taken is only in the memory of this Promoter, because it may hold a
 // secret. After a restart of the program a standby that was fenced stays so,
-// and the error says what a person has to do.
+// and the error says what a person has to do. PostgreSQL writes the value that
+// it is given into its own log, as with every reload; a password is better kept
+// in a password file of the server.
 func (p *Promoter) Unfence(ctx context.Context, name string) error {
 	m, unlock, err := p.member(name)
 	if err != nil {

@@ -108,7 +108,8 @@ type look struct {
 
 	// Of a standby only.
 
-	received  cluster.LSN // zero if it has received nothing since it started
+	received  cluster.LSN // and made durable; zero if it has received nothing since it started
+	written   cluster.LSN // received, perhaps not durable yet; zero without a connected receiver
 	receiver  bool        // the WAL receiver's process exists, connected or not
 	paused    bool        // the replay is paused, or will be
 	atEnd     bool        // the replay waits for WAL that is not there
@@ -142,7 +143,8 @@ select s.recovering,
   case when s.recovering then pg_get_wal_replay_pause_state() <> 'not paused' end,
   (select u.wait_event in ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval') from startup u),
   (select u.wait_event from startup u),
-  current_setting('recovery_min_apply_delay')
+  current_setting('recovery_min_apply_delay'),
+  (select w.written_lsn from pg_stat_wal_receiver w)
 from s`
 
 func (m *member) look(ctx context.Context) (look, error) {
@@ -155,7 +157,7 @@ func (m *member) look(ctx context.Context) (look, error) {
 
 // parseLook reads a row of lookQuery, where NULL is an empty value.
 func parseLook(row [][]byte) (l look, err error) {
-	if len(row) != 11 {
+	if len(row) != 12 {
 		return look{}, fmt.Errorf("the answer has %d columns: is this PostgreSQL?", len(row))
 	}
 	is := func(i int) bool { return string(row[i]) == "t" }
@@ -181,6 +183,9 @@ func parseLook(row [][]byte) (l look, err error) {
 		return look{}, fmt.Errorf("server version: %w", err)
 	}
 	if l.received, err = parseLSN(row[5]); err != nil {
+		return look{}, err
+	}
+	if l.written, err = parseLSN(row[11]); err != nil {
 		return look{}, err
 	}
 	l.receiver, l.paused, l.atEnd = is(6), is(7), is(8)

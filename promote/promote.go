@@ -62,7 +62,12 @@ func New(members map[string]*pgconn.Config, opts Options, log *slog.Logger) *Pro
 
 // Release closes the connections that were kept for a failover; the next call
 // opens them again. It waits for the calls that are under way.
-func (p *Promoter) Release() { p.each((*member).drop) }
+func (p *Promoter) Release() {
+	p.each(func(m *member) {
+		m.drop()
+		m.settling = time.Time{}
+	})
+}
 
 // Close does what Release does, and forgets what Fence took.
 func (p *Promoter) Close() {
@@ -195,7 +200,7 @@ func (p *Promoter) Promote(ctx context.Context, name string) error {
 		}
 		if err == nil && time.Since(called) >= callEvery {
 			called = time.Now()
-			err = m.granted(m.exec(ctx, "select pg_promote(false)"), "EXECUTE ON FUNCTION pg_promote(boolean, integer)")
+			err = m.granted(ctx, m.exec(ctx, "select pg_promote(false)"), "EXECUTE ON FUNCTION pg_promote(boolean, integer)")
 		}
 		var denied *PrivilegeError
 		if errors.As(err, &denied) {

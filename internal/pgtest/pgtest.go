@@ -97,9 +97,10 @@ func folder(t testing.TB) string {
 // begin registers the end of s and starts it.
 func begin(ctx context.Context, t testing.TB, s *pgserver.Server) {
 	t.Helper()
+	artifacts := t.ArtifactDir() // asked for now, because it must outlive the cleanup
 	t.Cleanup(func() {
 		if t.Failed() {
-			keepLog(t, s)
+			keepLog(t, s, artifacts)
 		}
 		if err := s.Close(); err != nil {
 			t.Errorf("close %s: %v", s.Name(), err)
@@ -110,13 +111,13 @@ func begin(ctx context.Context, t testing.TB, s *pgserver.Server) {
 	}
 }
 
-func keepLog(t testing.TB, s *pgserver.Server) {
+func keepLog(t testing.TB, s *pgserver.Server, artifacts string) {
 	log := s.Log()
 	if n := len(log); n > 4<<10 {
 		log = "..." + log[n-4<<10:]
 	}
 	t.Logf("end of the log of %s (port %d):\n%s", s.Name(), s.Port(), log)
-	path := filepath.Join(t.ArtifactDir(), fmt.Sprintf("%s-%d.log", s.Name(), s.Port()))
+	path := filepath.Join(artifacts, fmt.Sprintf("%s-%d.log", s.Name(), s.Port()))
 	if err := os.WriteFile(path, []byte(s.Log()), 0o644); err != nil {
 		t.Logf("keep the log: %v", err)
 	}
