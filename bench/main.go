@@ -1,0 +1,167 @@
+// Command bench measures the proxy: throughput and cost beside its peers, and
+// the time for which writes are out after a fault. It prints what it measured,
+// as Markdown on standard output; what it is doing goes to standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+const use = `Usage: bench/run [throughput] [failover] [flags]
+
+throughput  pgbench, connection churn and COPY through each target, interleaved
+            in rounds, with the CPU time of the proxy's process
+failover    time from a fault of the primary to the next acknowledged write, in
+            containers; with --local on processes of this machine
+
+Both when none is named. Run it from the root of the repository.
+
+Flags:
+`
+
+// options are what the flags say.
+type options struct {
+	rounds   int
+	seconds  int   // of one pgbench run
+	copy     int64 // bytes
+	scale    int           // of pgbench's tables
+	only     []string      // workloads, by the beginning of their names; empty means all
+	targets  []string      // empty means all
+	runs     int           // per fault
+	faults   []string      // empty means all
+	local    bool
+
+	proxy string // the program
+	dir   string // for this run; removed at the end
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends at once
+	err := run(ctx, os.Args[1:])
+	switch {
+	case err == nil || errors.Is(err, pflag.ErrHelp):
+	case ctx.Err() != nil:
+		progress("interrupted: %v", err)
+		os.Exit(130)
+	default:
+		progress("%v", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	o := options{scale: 10}
+	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() { fmt.Fprint(os.Stderr, use+fs.FlagUsages()) }
+	fs.IntVar(&o.rounds, "rounds", 5, "throughput: rounds through all workloads and targets")
+	fs.IntVar(&o.seconds, "seconds", 5, "throughput: length of one pgbench run")
+	megabytes := fs.Int64("copy-mb", 1000, "throughput: megabytes of one COPY")
+	fs.StringSliceVar(&o.only, "only", nil, "throughput: workloads, by the beginning of their names, such as \"select simple,copy\"")
+	fs.StringSliceVar(&o.targets, "targets", nil, "throughput: of direct, haproxy, pgbouncer, pgfailproxy")
+	fs.IntVar(&o.runs, "runs", 10, "failover: runs per fault")
+	fs.StringSliceVar(&o.faults, "faults", nil, "failover: of kill, stop, pause, disconnect")
+	fs.BoolVar(&o.local, "local", false, "failover: on processes of this machine, without containers")
+	quick := fs.Bool("quick", false, "look whether it works: a second of a few workloads, one run per fault; the numbers mean little")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	o.copy = *megabytes * 1_000_000
+	if *quick {
+		o.rounds, o.seconds, o.scale, o.copy, o.runs = 1, 1, 1, 50_000_000, 1
+		if len(o.only) == 0 {
+			o.only = []string{"select simple, 8", "tpcb", "churn", "copy"}
+		}
+	}
+	if o.rounds < 1 || o.runs < 1 || o.copy < 1 || o.seconds < 1 {
+		return errors.New("rounds, seconds, copy-mb and runs are at least 1")
+	}
+	benches := fs.Args()
+	if len(benches) == 0 {
+		benches = []string{"throughput", "failover"}
+	}
+	if o.proxy, err = filepath.Abs("bin/pgfailproxy"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.proxy); err != nil {
+		return fmt.Errorf("%w: call bench/run, which builds it", err)
+	}
+	if o.dir, err = os.MkdirTemp("", "pgfailproxy-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	// PgBouncer and a local PostgreSQL do not run as root and must get through.
+	if err := os.Chmod(o.dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range benches {
+		switch name {
+		case "throughput":
+			err = throughput(ctx, o)
+		case "failover":
+			err = failover(ctx, o)
+		default:
+			err = fmt.Errorf("there is no benchmark %q: throughput and failover are there", name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// progress says on standard error what is going on.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+// printHead prints what the numbers below it depend on.
+func printHead(title string, facts ...string) {
+	fmt.Printf("## %s\n\n", title)
+	facts = append([]string{
+		"Date: " + time.Now().UTC().Format("2006-01-02 15:04 MST"),
+		"Machine: " + machine(),
+		"pgfailproxy: " + strings.TrimSpace(firstLine("git", "describe", "--always", "--dirty")) + ", built with " + runtime.Version(),
+	}, facts...)
+	for _, f := range append(facts, "To repeat: `bench/run "+strings.Join(os.Args[1:], " ")+"`") {
+		fmt.Printf("- %s\n", f)
+	}
+	fmt.Println()
+}
+
+// machine describes this one in a line.
+func machine() string {
+	model := "unknown processor"
+	info, _ := os.ReadFile("/proc/cpuinfo") // not there: unknown
+	for line := range strings.Lines(string(info)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	return fmt.Sprintf("%s, %d cores, %s %s", model, runtime.NumCPU(), runtime.GOOS, firstLine("uname", "-r"))
+}
+
+// firstLine returns the first line of what a program prints; empty if it fails.
+func firstLine(program string, args ...string) string {
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// process is a program that was started for the measurement.
+type process struct {
+	cmd  *exec.Cmd
+	log  string        // the file that holds what it prints
+	done chan struct{} // closed when it has ended
+}
+
+// startProcess starts a program whose output goes to name.log in dir. The
+// caller calls stop.
+func startProcess(dir, name, path string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(path, args...), log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
+	out, err := os.Create(p.log)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close() // the program has its own
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	defer close(p.done)
+	p.cmd.Wait() // how it ended is in its log
+}
+
+// stop kills the program: nothing that it has is wanted any more.
+func (p *process) stop() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// tail returns the end of what it printed.
+func (p *process) tail() string {
+	out, _ := os.ReadFile(p.log) // not readable: nothing to show
+	return string(bytes.TrimSpace(out[max(0, len(out)-2000):]))
+}
+
+// tick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every Linux
+// that Go runs on.
+const tick = 10 * time.Millisecond
+
+// cpu returns the time that all threads of the program have computed so far, in
+// the program and in the kernel on its behalf, together with that of children
+// that have ended. Its grain is a tick.
+func (p *process) cpu() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything; count from its end. The third
+	// field of the line is then the first; utime to cstime are 14 to 17.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 15 || fields[0][0] == 'Z' {
+		return 0, fmt.Errorf("process %d has ended", p.cmd.Process.Pid)
+	}
+	var sum time.Duration
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(string(f), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the times of process %d: %w", p.cmd.Process.Pid, err)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum, nil
+}
+
+// connString is how a client reaches the given port. TLS is off for everybody:
+// only some of the targets could end it.
+func connString(port int) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable connect_timeout=10", port)
+}
+
+// awaitPostgres waits until a query is answered on port.
+func awaitPostgres(ctx context.Context, port int) error {
+	return await(ctx, 30*time.Second, func(ctx context.Context) error {
+		_, err := query(ctx, connString(port), "SELECT 1::text")
+		return err
+	})
+}
+
+// await tries until ok returns nil. When limit is over the error is ok's last.
+func await(ctx context.Context, limit time.Duration, ok func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := ok(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// query runs one statement over a connection of its own and returns its text.
+func query(ctx context.Context, conn, sql string, args ...any) (text string, err error) {
+	c, err := pgx.Connect(ctx, conn)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	err = c.QueryRow(ctx, sql, args...).Scan(&text)
+	return text, err
+}
+
+// execute runs statements without parameters over a connection of its own.
+func execute(ctx context.Context, conn, sql string) error {
+	c, err := pgx.Connect(ctx, conn)
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	_, err = c.PgConn().Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// freePort returns a TCP port of the loopback that nobody listens on.
+func freePort() (int, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// command runs a program to its end and returns what it printed; an error holds
+// the last line of that.
+func command(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		last := text[strings.LastIndexByte(text, '\n')+1:]
+		return text, fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, last)
+	}
+	return text, nil
+}
