@@ -33,15 +33,15 @@ Flags:
 
 // options are what the flags say.
 type options struct {
-	rounds   int
-	seconds  int   // of one pgbench run
-	copy     int64 // bytes
-	scale    int           // of pgbench's tables
-	only     []string      // workloads, by the beginning of their names; empty means all
-	targets  []string      // empty means all
-	runs     int           // per fault
-	faults   []string      // empty means all
-	local    bool
+	rounds  int
+	seconds int      // of one pgbench run
+	copy    int64    // bytes
+	scale   int      // of pgbench's tables
+	only    []string // workloads, by the beginning of their names; empty means all
+	targets []string // empty means all
+	runs    int      // per fault
+	faults  []string // empty means all
+	local   bool
 
 	proxy string // the program
 	dir   string // for this run; removed at the end
@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if *quick {
 		o.rounds, o.seconds, o.scale, o.copy, o.runs = 1, 1, 1, 50_000_000, 1
 		if len(o.only) == 0 {
-			o.only = []string{"select simple, 8", "tpcb", "churn", "copy"}
+			o.only = []string{"select simple 8", "tpcb", "churn", "copy"}
 		}
 	}
 	if o.rounds < 1 || o.runs < 1 || o.copy < 1 || o.seconds < 1 {

@@ -96,7 +96,7 @@ func connString(port int) string {
 // awaitPostgres waits until a query is answered on port.
 func awaitPostgres(ctx context.Context, port int) error {
 	return await(ctx, 30*time.Second, func(ctx context.Context) error {
-		_, err := query(ctx, connString(port), "SELECT 1::text")
+		_, err := query(ctx, connString(port), "SELECT 1")
 		return err
 	})
 }
@@ -118,26 +118,19 @@ func await(ctx context.Context, limit time.Duration, ok func(context.Context) er
 	}
 }
 
-// query runs one statement over a connection of its own and returns its text.
-func query(ctx context.Context, conn, sql string, args ...any) (text string, err error) {
+// query runs statements over a connection of its own and returns the first cell
+// of the last one's result; empty if there is none.
+func query(ctx context.Context, conn, sql string) (string, error) {
 	c, err := pgx.Connect(ctx, conn)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	err = c.QueryRow(ctx, sql, args...).Scan(&text)
-	return text, err
-}
-
-// execute runs statements without parameters over a connection of its own.
-func execute(ctx context.Context, conn, sql string) error {
-	c, err := pgx.Connect(ctx, conn)
-	if err != nil {
-		return err
+	results, err := c.PgConn().Exec(ctx, sql).ReadAll()
+	if n := len(results); err != nil || n == 0 || len(results[n-1].Rows) == 0 {
+		return "", err
 	}
-	defer c.Close(context.WithoutCancel(ctx))
-	_, err = c.PgConn().Exec(ctx, sql).ReadAll()
-	return err
+	return string(results[len(results)-1].Rows[0][0]), nil
 }
 
 // freePort returns a TCP port of the loopback that nobody listens on.

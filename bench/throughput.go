@@ -77,7 +77,7 @@ func prepare(ctx context.Context, o options, s *server) error {
 	if _, err := command(s.pgbench(ctx, "-i", "-q", "-s", strconv.Itoa(o.scale), connString(s.port))); err != nil {
 		return err
 	}
-	if err := execute(ctx, connString(s.port), "CREATE TABLE bench_sink (line text); CHECKPOINT"); err != nil {
+	if _, err := query(ctx, connString(s.port), "CREATE TABLE bench_sink (line text); CHECKPOINT"); err != nil {
 		return err
 	}
 	_, err := command(s.pgbench(ctx, "-n", "-S", "-T", "1", "-c", "8", connString(s.port)))
@@ -113,7 +113,7 @@ func (r *series) measure(ctx context.Context, o options, s *server, w workload, 
 func printThroughput(o options, s *server, works []workload, targets []*target, results [][]series) {
 	facts := []string{
 		"Server: PostgreSQL " + s.version + "; trust authentication and no TLS for all, fsync on",
-		fmt.Sprintf("Rounds: %d; in each, every workload through all targets in turn, pgbench %d s each (scale %d), COPY %d MB in rows of %d bytes",
+		fmt.Sprintf("Rounds: %d; in each, every workload through all targets in turn, pgbench %d s each (scale %d), COPY %d MB in rows of %d bytes; churn is a new connection for every select",
 			o.rounds, o.seconds, o.scale, o.copy/1_000_000, rowSize),
 		"Client, proxy and server share the machine. Numbers are medians of the rounds, with the least and the most. CPU is what the proxy's own process took (user and system), per transaction or per GB",
 	}

@@ -30,12 +30,12 @@ func workloads() []workload {
 	var all []workload
 	for _, mode := range []string{"simple", "prepared"} {
 		for _, clients := range []int{1, 8, 64} {
-			all = append(all, bench(fmt.Sprintf("select %s, %d", mode, clients), clients, "-S", "-M", mode))
+			all = append(all, bench(fmt.Sprintf("select %s %d", mode, clients), clients, "-S", "-M", mode))
 		}
 	}
 	return append(all,
-		bench("tpcb, 8", 8),
-		bench("churn (select with a connection each), 8", 8, "-S", "-C"),
+		bench("tpcb 8", 8),
+		bench("churn 8", 8, "-S", "-C"),
 		workload{"copy out", true, copyOut},
 		workload{"copy in", true, copyIn},
 	)
