@@ -61,3 +61,12 @@ func notYet(ctx context.Context, what string, last error) error {
 	}
 	return fmt.Errorf("%w: %s: %w", ErrNotYet, what, context.Cause(ctx))
 }
+
+// orNotYet is err, unless it came only because the context ended: then it is
+// notYet for what was still to come.
+func orNotYet(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return notYet(ctx, what, nil)
+	}
+	return err
+}

@@ -158,15 +158,15 @@ func (m *member) conninfo(ctx context.Context) (conninfo, error) {
 // empty and has no WAL receiver, twice in a row: the first time one may just
 // be about to start.
 func (p *Promoter) receiverGone(ctx context.Context, m *member) error {
-	gone := 0
+	gone, why := 0, "the server has not reloaded its configuration"
 	for {
 		c, err := m.conninfo(ctx)
 		if err != nil {
-			return err
+			return orNotYet(ctx, why, err)
 		}
 		l, err := m.look(ctx)
 		if err != nil {
-			return err
+			return orNotYet(ctx, why, err)
 		}
 		if l.paused {
 			if err := p.resume(ctx, m); err != nil {
@@ -182,13 +182,13 @@ func (p *Promoter) receiverGone(ctx context.Context, m *member) error {
 		if gone == 2 {
 			return nil
 		}
+		why = "the WAL receiver still runs"
+		if c.value != "" {
+			why = "primary_conninfo is still set; is it on the server's command line?"
+		} else if l.received > l.position.LSN {
+			why += ", and will until all is replayed; the replay is at " + l.progress()
+		}
 		if !wait(ctx, pollEvery) {
-			why := "the WAL receiver still runs"
-			if c.value != "" {
-				why = "primary_conninfo is still set; is it on the server's command line?"
-			} else if l.received > l.position.LSN {
-				why += "; it ends when the replay, at " + l.progress()
-			}
 			return notYet(ctx, why, nil)
 		}
 	}

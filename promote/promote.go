@@ -125,6 +125,9 @@ func (p *Promoter) Drain(ctx context.Context, name string) (cluster.Position, er
 			err = p.resume(ctx, m)
 		}
 		if err != nil {
+			if last.recovering {
+				err = orNotYet(ctx, "the replay is at "+last.progress(), err)
+			}
 			return last.position, failed(ctx, "drain", name, err)
 		}
 		if l.position != last.position || l.received != last.received {

@@ -41,6 +41,9 @@ func (o Options) settings() string {
 		"fsync":             "on",
 		"logging_collector": "off",
 		"log_line_prefix":   "%m [%p] %b ",
+		// In the data folder, which Close removes: a server that is killed
+		// leaves it.
+		"dynamic_shared_memory_type": "mmap",
 	}
 	if o.NoSync {
 		all["fsync"] = "off"

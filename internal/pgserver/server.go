@@ -191,16 +191,28 @@ func (s *Server) start(ctx context.Context) error {
 	return nil
 }
 
-// ready reports whether this run accepts connections, as pg_ctl finds out: by
-// the last line of postmaster.pid (src/include/utils/pidfile.h). So it needs
-// neither a connection nor a password.
-func (s *Server) ready(p *process) bool {
+// The lines of postmaster.pid (src/include/utils/pidfile.h), from 0.
+const (
+	pidLine    = 0
+	shmLine    = 6 // key and id of the System V segment
+	statusLine = 7
+)
+
+// pidFile returns the lines of postmaster.pid, which exists while the server
+// runs and after it was killed; as many as there are by now.
+func (s *Server) pidFile() []string {
 	b, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
 	if err != nil {
-		return false
+		return nil
 	}
-	lines := strings.Split(string(b), "\n")
-	const pidLine, statusLine = 0, 7
+	return strings.Split(string(b), "\n")
+}
+
+// ready reports whether this run accepts connections, as pg_ctl finds out: by
+// the last line of postmaster.pid. So it needs neither a connection nor a
+// password.
+func (s *Server) ready(p *process) bool {
+	lines := s.pidFile()
 	return len(lines) > statusLine && lines[pidLine] == strconv.Itoa(p.cmd.Process.Pid) &&
 		strings.TrimSpace(lines[statusLine]) == "ready"
 }
@@ -303,7 +315,22 @@ func (s *Server) logFrom(offset int64) string {
 	return string(b)
 }
 
-// Close kills the server if it runs and removes its folder.
+// Close kills the server if it runs and removes its folder and whatever else
+// it left on the machine.
 func (s *Server) Close() error {
-	return errors.Join(s.Kill(), os.RemoveAll(s.dir))
+	killed := s.Kill()
+	var left error
+	// A server that is started again after it was killed removes the segment
+	// of its former run; this one will not be.
+	if lines := s.pidFile(); killed == nil && len(lines) > shmLine {
+		if fields := strings.Fields(lines[shmLine]); len(fields) == 2 {
+			if id, err := strconv.Atoi(fields[1]); err == nil {
+				left = removeSharedMemory(id)
+			}
+		}
+	}
+	if left != nil {
+		left = fmt.Errorf("remove the shared memory of %s: %w", s.opts.Name, left)
+	}
+	return errors.Join(killed, left, os.RemoveAll(s.dir))
 }

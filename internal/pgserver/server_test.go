@@ -136,6 +136,37 @@ func TestStopWithinTooShortATimeIsAnErrorAndClosingStillEndsIt(t *testing.T) {
 	}
 }
 
+func TestAKilledServerLeavesNothingOnTheMachine(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pgserver-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := pgtest.Install(t).InitPrimary(t.Context(), dir, pgserver.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var key, id int
+	if _, err := fmt.Sscan(strings.Split(string(b), "\n")[6], &key, &id); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder: %v", err)
+	}
+	if segments, err := os.ReadFile("/proc/sysvipc/shm"); err == nil && strings.Contains(string(segments), fmt.Sprintf(" %d ", id)) {
+		t.Errorf("its shared memory segment %d is still there", id)
+	}
+}
+
 // A second process starts a server, pauses it if told so, and is killed.
 func TestNothingOutlivesAProgramThatIsKilled(t *testing.T) {
 	for _, state := range []string{"running", "paused"} {
