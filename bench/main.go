@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -137,7 +138,14 @@ func printHead(title string, facts ...string) {
 		"Machine: " + machine(),
 		"pgfailproxy: " + strings.TrimSpace(firstLine("git", "describe", "--always", "--dirty")) + ", built with " + runtime.Version(),
 	}, facts...)
-	for _, f := range append(facts, "To repeat: `bench/run "+strings.Join(os.Args[1:], " ")+"`") {
+	repeat := "bench/run"
+	for _, arg := range os.Args[1:] {
+		if strings.Contains(arg, " ") {
+			arg = strconv.Quote(arg)
+		}
+		repeat += " " + arg
+	}
+	for _, f := range append(facts, "To repeat: `"+repeat+"`") {
 		fmt.Printf("- %s\n", f)
 	}
 	fmt.Println()
