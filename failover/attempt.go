@@ -94,8 +94,7 @@ func (m *Machine) stored(ev Stored) {
 	m.do(Publish{m.rec})
 	switch {
 	case before.IsZero():
-		m.say(slog.LevelInfo, "primary found; sessions go there", slog.String("member", m.rec.Primary),
-			slog.Uint64("epoch", 1), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.String("lsn", m.seen.LSN.String()))
+		m.say(slog.LevelInfo, "primary found and recorded", slog.String("member", m.rec.Primary), slog.String("lsn", m.seen.LSN.String()))
 		m.think()
 	case !before.Held && m.rec.Held:
 		m.say(slog.LevelInfo, "intent recorded; sessions on the old primary ended",
@@ -365,7 +364,7 @@ func (m *Machine) unfenceNext() {
 func (m *Machine) finished(before cluster.Record) {
 	v := m.views[m.rec.Primary]
 	m.judgePrimary(v)
-	record := m.phase("switch")
+	m.phase("switch")
 	var lost uint64
 	if !before.Drained.IsZero() {
 		lost = before.Drained.LSN.Behind(m.attempt.seen.LSN)
@@ -374,20 +373,23 @@ func (m *Machine) finished(before cluster.Record) {
 	if lost > 0 {
 		verdict = VerdictAtRisk
 	}
-	m.announce(verdict, before.Drained, lost)
+	took := m.announce(verdict, before.Drained, lost)
 	m.say(slog.LevelWarn, "failover done: sessions go to the new primary",
 		slog.String("from", before.Primary), slog.String("member", m.rec.Primary),
-		slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.Uint64("timeline", uint64(m.rec.Timeline)), record)
+		slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.Duration("took", took))
 	m.attempt.fenced = nil
 	m.become(Serving, "")
 	m.think()
 }
 
-func (m *Machine) announce(verdict Verdict, drained cluster.Position, atRisk uint64) {
+// announce reports the failover that ended, and returns how long it took.
+func (m *Machine) announce(verdict Verdict, drained cluster.Position, atRisk uint64) time.Duration {
 	a := m.attempt
-	m.do(Announce{Report{
+	r := Report{
 		Epoch: m.rec.Epoch, From: a.from, To: m.rec.Primary, Cause: a.cause,
 		Started: a.started, Phases: a.phases,
 		Seen: a.seen, SeenAt: a.seenAt, Promoted: drained, BytesAtRisk: atRisk, Verdict: verdict,
-	}})
+	}
+	m.do(Announce{r})
+	return r.Took()
 }

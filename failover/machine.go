@@ -53,6 +53,10 @@ type Policy struct {
 	FenceCommand bool
 	// RetryEvery is how long after a failed attempt the next one may begin.
 	RetryEvery time.Duration
+	// FirstLook is how long a member that does not answer is waited for before
+	// the first Record is written without it. There is no hurry then, and it may
+	// be the one that counts.
+	FirstLook time.Duration
 	// SeenEvery is how old the position in a serving Record may get while the
 	// primary writes. It costs one durable write each time.
 	SeenEvery time.Duration
@@ -264,10 +268,8 @@ func (m *Machine) become(s State, reason string) {
 // becomeServing: the Record is serving and its primary is verified.
 func (m *Machine) becomeServing(v *view) {
 	r := m.rec
-	if m.state != Starting {
-		m.say(slog.LevelInfo, "primary is verified; sessions go there",
-			slog.String("member", r.Primary), slog.Uint64("epoch", uint64(r.Epoch)), slog.Uint64("timeline", uint64(r.Timeline)))
-	}
+	m.say(slog.LevelInfo, "primary is verified; sessions go there",
+		slog.String("member", r.Primary), slog.Uint64("epoch", uint64(r.Epoch)), slog.Uint64("timeline", uint64(r.Timeline)))
 	m.become(Serving, "")
 	m.judgePrimary(v)
 }

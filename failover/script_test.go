@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 var testPolicy = Policy{
 	Threshold: 3, StartTimeout: time.Minute, MaxLagBytes: 1 << 10,
 	DrainTimeout: 10 * time.Second, PromoteTimeout: 10 * time.Second,
-	RetryEvery: 5 * time.Second, SeenEvery: 10 * time.Second,
+	RetryEvery: 5 * time.Second, SeenEvery: 10 * time.Second, FirstLook: 10 * time.Second,
 }
 
 type player struct {

@@ -66,15 +66,18 @@ func (v *view) dead(now time.Time, rec cluster.Record, p Policy) (string, bool) 
 	return "", false
 }
 
-// heard reports whether enough is known of a member to go on without it.
+// heard reports whether a member answered, or was waited for long enough to
+// write the first Record without it.
 func (v *view) heard(now time.Time, p Policy) bool {
 	switch v.last.Reach {
-	case cluster.ReachAnswered, cluster.ReachFailed:
+	case cluster.ReachAnswered:
 		return true
+	case cluster.ReachNone:
+		return false
 	case cluster.ReachStarting:
 		return now.Sub(v.starting) >= p.StartTimeout
 	}
-	return v.misses >= p.Threshold
+	return now.Sub(v.trouble) >= p.FirstLook
 }
 
 // unfit says why a member cannot be the candidate to follow the Record's

@@ -1,0 +1,162 @@
+package pgwire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Kind is what a start-up packet asks for.
+type Kind uint8
+
+const (
+	// KindStartup: begin a session; see Packet.Param.
+	KindStartup Kind = iota
+	// KindCancel: cancel a query of another session.
+	KindCancel
+	// KindSSL and KindGSS: encrypt, answered with one byte.
+	KindSSL
+	KindGSS
+	// KindDirectTLS: the client began with a TLS handshake.
+	KindDirectTLS
+)
+
+const (
+	// Request codes of PostgreSQL's src/include/libpq/pqcomm.h.
+	codeCancel = 80877102
+	codeSSL    = 80877103
+	codeGSS    = 80877104
+
+	// maxStartup is MAX_STARTUP_PACKET_LENGTH of PostgreSQL, in bytes.
+	maxStartup = 10000
+	// maxCancelKey bounds the key of a cancel request, in bytes: protocol 3.2
+	// allows 256, 3.0 has 4.
+	minCancelKey, maxCancelKey = 4, 256
+
+	// tlsHandshake is the first byte of a TLS connection.
+	tlsHandshake = 0x16
+)
+
+// Packet is one start-up packet.
+type Packet struct {
+	Kind Kind
+	// Raw is the packet as it came, to be sent on as it is. Empty for
+	// KindDirectTLS, of which nothing was read.
+	Raw []byte
+	// params are alternating names and values of a KindStartup.
+	params [][]byte
+}
+
+// Param returns the last value of a start-up parameter such as "user", as the
+// server takes it; empty if there is none.
+func (p Packet) Param(name string) string {
+	for i := len(p.params) - 2; i >= 0; i -= 2 {
+		if string(p.params[i]) == name {
+			return string(p.params[i+1])
+		}
+	}
+	return ""
+}
+
+// ProtocolError is a violation of the protocol by a peer. It can be told to a
+// client as it is.
+type ProtocolError struct {
+	Code    string // SQLSTATE
+	Message string
+}
+
+func (e *ProtocolError) Error() string { return e.Message }
+
+func violation(format string, args ...any) error {
+	return &ProtocolError{Code: "08P01", Message: fmt.Sprintf(format, args...)}
+}
+
+// Reader is where start-up packets come from, such as a *bufio.Reader.
+type Reader interface {
+	io.Reader
+	Peek(n int) ([]byte, error)
+}
+
+// ReadPacket reads one start-up packet, of at most maxStartup bytes. It returns
+// a *ProtocolError for what is none, and the reader's error otherwise; io.EOF
+// only if there was not a single byte.
+func ReadPacket(r Reader) (Packet, error) {
+	first, err := r.Peek(1)
+	if err != nil {
+		return Packet{}, err
+	}
+	if first[0] == tlsHandshake {
+		return Packet{Kind: KindDirectTLS}, nil
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return Packet{}, unexpected(err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n < 8 || n > maxStartup {
+		return Packet{}, violation("invalid length of startup packet")
+	}
+	raw := make([]byte, n)
+	copy(raw, head[:])
+	if _, err := io.ReadFull(r, raw[4:]); err != nil {
+		return Packet{}, unexpected(err)
+	}
+	return parsePacket(raw)
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func parsePacket(raw []byte) (Packet, error) {
+	p := Packet{Raw: raw}
+	code := binary.BigEndian.Uint32(raw[4:])
+	body := raw[8:]
+	switch code {
+	case codeSSL, codeGSS:
+		if len(body) != 0 {
+			return p, violation("invalid length of startup packet")
+		}
+		p.Kind = KindSSL
+		if code == codeGSS {
+			p.Kind = KindGSS
+		}
+		return p, nil
+	case codeCancel:
+		p.Kind = KindCancel
+		if key := len(body) - 4; key < minCancelKey || key > maxCancelKey {
+			return p, violation("invalid length of cancel request packet")
+		}
+		return p, nil
+	}
+	if major, minor := code>>16, code&0xffff; major != 3 {
+		return p, &ProtocolError{Code: "0A000", Message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 to 3.2", major, minor)}
+	}
+	var err error
+	p.params, err = parseParams(body)
+	return p, err
+}
+
+// parseParams splits a start-up packet's body: strings that end in zero, name
+// and value by turns, and one zero byte at the end.
+func parseParams(body []byte) ([][]byte, error) {
+	var params [][]byte
+	for len(body) > 0 && body[0] != 0 {
+		for range 2 {
+			value, rest, ok := bytes.Cut(body, []byte{0})
+			if !ok {
+				return nil, violation("invalid startup packet layout: expected terminator as last byte")
+			}
+			params, body = append(params, value), rest
+		}
+	}
+	if len(body) != 1 || body[0] != 0 {
+		return nil, violation("invalid startup packet layout: expected terminator as last byte")
+	}
+	return params, nil
+}

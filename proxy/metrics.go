@@ -1,0 +1,43 @@
+package proxy
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics counts sessions.
+type metrics struct {
+	refused *prometheus.CounterVec
+	ended   *prometheus.CounterVec
+	hold    prometheus.Histogram
+	cancels *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
+	m := &metrics{
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgfailproxy_connections_refused_total", Help: "Client connections that were answered with an error of the proxy, by reason.",
+		}, []string{"reason"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgfailproxy_sessions_ended_total", Help: "Sessions that ended, by why.",
+		}, []string{"cause"}),
+		hold: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "pgfailproxy_hold_seconds", Help: "Time that clients waited for a primary.",
+			Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}),
+		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgfailproxy_cancel_requests_total", Help: "Cancel requests, by what became of them.",
+		}, []string{"result"}),
+	}
+	gauge := func(name, help string, value func() int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
+	counter := func(name, help string, labels prometheus.Labels, value func() int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(value()) })
+	}
+	reg.MustRegister(m.refused, m.ended, m.hold, m.cancels,
+		gauge("pgfailproxy_connections_open", "Client connections, held ones among them.", s.open.Load),
+		gauge("pgfailproxy_connections_held", "Client connections that wait for a primary.", s.held.Load),
+		counter("pgfailproxy_connections_total", "Client connections accepted.", nil, s.total.Load),
+		counter("pgfailproxy_relayed_bytes_total", "Bytes relayed; counted at least every MiB.", prometheus.Labels{"from": "client"}, s.bytes.AToB.Load),
+		counter("pgfailproxy_relayed_bytes_total", "Bytes relayed; counted at least every MiB.", prometheus.Labels{"from": "server"}, s.bytes.BToA.Load),
+	)
+	return m
+}

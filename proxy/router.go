@@ -1,0 +1,185 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/time/rate"
+
+	"pgfailproxy/cluster"
+)
+
+// Route is where a session may go, for as long as its context lives.
+type Route struct {
+	Epoch  cluster.Epoch
+	Member string
+	// Addr is where the member was verified to be the primary.
+	Addr cluster.Addr
+
+	term *term
+}
+
+// Context ends, with a *GoneError as its cause, when the member is given up.
+func (r *Route) Context() context.Context { return r.term.ctx }
+
+// GoneError is why a Route ended.
+type GoneError struct{ Member string }
+
+func (e *GoneError) Error() string { return fmt.Sprintf("%s is no longer the primary", e.Member) }
+
+// term is the time of a member as primary in one epoch. Routes to several
+// addresses may belong to it, if the member moves.
+type term struct {
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+// place is what sessions see. It is immutable.
+type place struct {
+	route   *Route // nil: wait
+	reason  string // why there is none
+	changed chan struct{}
+}
+
+// RouterOptions are the choices for a Router.
+type RouterOptions struct {
+	// ReleaseRate is how many waiting sessions may go on per second once there
+	// is a primary. 0 means all at once.
+	ReleaseRate int
+	// OnDoubt is told when a session could not reach a member. It must not
+	// block. It may be nil.
+	OnDoubt func(member string)
+}
+
+// Router says where sessions go. Apply, Open and Suspend are called by whoever
+// decides; the rest by sessions.
+type Router struct {
+	opts    RouterOptions
+	release *rate.Limiter
+	now     atomic.Pointer[place]
+
+	mu   sync.Mutex // guards what follows, and writing now
+	rec  cluster.Record
+	term *term // nil before the first serving Record and while held
+}
+
+// NewRouter returns a Router with which every session waits.
+func NewRouter(opts RouterOptions) *Router {
+	r := &Router{opts: opts, release: rate.NewLimiter(rate.Inf, 1)}
+	if opts.ReleaseRate > 0 {
+		// What may go at once is a tenth of what may go in a second: the first
+		// ones need not wait, and a new primary is not stormed.
+		r.release = rate.NewLimiter(rate.Limit(opts.ReleaseRate), max(1, opts.ReleaseRate/10))
+	}
+	r.now.Store(&place{reason: "no primary is known yet", changed: make(chan struct{})})
+	return r
+}
+
+// Apply takes a Record over, if it is newer than the one before. When that gives
+// up a member, new sessions wait from then on, and then the member's Routes end.
+func (r *Router) Apply(rec cluster.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !rec.Newer(r.rec) {
+		return
+	}
+	before := r.rec
+	r.rec = rec
+	if !rec.Held && r.term != nil && rec.Epoch == before.Epoch && rec.Primary == before.Primary {
+		return
+	}
+	old := r.term
+	r.term = nil
+	if !rec.Held {
+		ctx, end := context.WithCancelCause(context.Background())
+		r.term = &term{ctx, end}
+	}
+	reason := rec.Primary + " is not verified yet"
+	if rec.Held {
+		reason = rec.Primary + " was given up, and its successor is not ready yet"
+	}
+	r.put(nil, reason)
+	if old != nil { // publish first, then withdraw: who is woken finds the newer
+		old.end(&GoneError{Member: before.Primary})
+	}
+}
+
+// Open lets sessions go to the primary of an epoch, which was verified at addr.
+// It does nothing if the Record is held or of another epoch.
+func (r *Router) Open(epoch cluster.Epoch, addr cluster.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.term == nil || r.rec.Epoch != epoch {
+		return
+	}
+	r.put(&Route{Epoch: epoch, Member: r.rec.Primary, Addr: addr, term: r.term}, "")
+}
+
+// Suspend has new sessions wait until Open; those that exist go on.
+func (r *Router) Suspend(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.term != nil {
+		r.put(nil, r.rec.Primary+" is in doubt: "+reason)
+	}
+}
+
+// put publishes a place. r.mu is held.
+func (r *Router) put(route *Route, reason string) {
+	old := r.now.Swap(&place{route: route, reason: reason, changed: make(chan struct{})})
+	close(old.changed)
+}
+
+// Current returns the present Route, or nil and why there is none.
+func (r *Router) Current() (*Route, string) {
+	p := r.now.Load()
+	return p.route, p.reason
+}
+
+// Await returns the present Route, or waits until there is one. Those who had to
+// wait are let go at ReleaseRate. It returns ctx's cause when that ends first.
+func (r *Router) Await(ctx context.Context) (*Route, error) {
+	p := r.now.Load()
+	if p.route != nil {
+		return p.route, nil
+	}
+	for {
+		for p.route == nil {
+			select {
+			case <-p.changed:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			p = r.now.Load()
+		}
+		if err := r.release.Wait(ctx); err != nil {
+			// The limiter gives up early when the turn would come too late.
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		if p = r.now.Load(); p.route != nil {
+			return p.route, nil
+		}
+	}
+}
+
+// changed returns a channel that is closed when something else is published
+// than route, and at once if something is already.
+func (r *Router) changed(route *Route) <-chan struct{} {
+	p := r.now.Load()
+	if p.route != route {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	return p.changed
+}
+
+// Doubt tells that a session could not reach route's member.
+func (r *Router) Doubt(route *Route) {
+	if r.opts.OnDoubt != nil && r.now.Load().route == route {
+		r.opts.OnDoubt(route.Member)
+	}
+}
