@@ -6,8 +6,6 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // dieWithParent asks the kernel to send SIGQUIT (an immediate shutdown, to
@@ -43,10 +41,4 @@ func parents() (map[int]int, error) {
 		}
 	}
 	return of, nil
-}
-
-// removeSharedMemory removes a System V segment that a killed server left.
-func removeSharedMemory(id int) error {
-	_, err := unix.SysvShmCtl(id, unix.IPC_RMID, nil)
-	return err
 }

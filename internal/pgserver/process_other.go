@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"fmt"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -32,9 +31,4 @@ func parents() (map[int]int, error) {
 		}
 	}
 	return of, nil
-}
-
-// removeSharedMemory removes a System V segment that a killed server left.
-func removeSharedMemory(id int) error {
-	return exec.Command("ipcrm", "-m", strconv.Itoa(id)).Run()
 }

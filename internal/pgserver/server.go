@@ -315,22 +315,28 @@ func (s *Server) logFrom(offset int64) string {
 	return string(b)
 }
 
-// Close kills the server if it runs and removes its folder and whatever else
-// it left on the machine.
+// Close kills the server if it runs and removes its folder and what else it
+// left on the machine.
 func (s *Server) Close() error {
-	killed := s.Kill()
-	var left error
-	// A server that is started again after it was killed removes the segment
-	// of its former run; this one will not be.
-	if lines := s.pidFile(); killed == nil && len(lines) > shmLine {
-		if fields := strings.Fields(lines[shmLine]); len(fields) == 2 {
-			if id, err := strconv.Atoi(fields[1]); err == nil {
-				left = removeSharedMemory(id)
-			}
-		}
+	err := s.Kill()
+	if err == nil {
+		s.removeSharedMemory()
 	}
-	if left != nil {
-		left = fmt.Errorf("remove the shared memory of %s: %w", s.opts.Name, left)
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// removeSharedMemory removes the System V segment that a killed server leaves,
+// and that its next start would remove, but there will be none. It does so as
+// the owner: root in a container may not. The segment is small (56 bytes) but
+// their number is limited; where there is no ipcrm it stays.
+func (s *Server) removeSharedMemory() {
+	lines := s.pidFile()
+	if len(lines) <= shmLine {
+		return // it was stopped, and has removed it
 	}
-	return errors.Join(killed, left, os.RemoveAll(s.dir))
+	if fields := strings.Fields(lines[shmLine]); len(fields) == 2 {
+		cmd := exec.Command("ipcrm", "-m", fields[1])
+		cmd.Dir, cmd.SysProcAttr = s.dir, s.in.owner.attributes()
+		cmd.Run()
+	}
 }
