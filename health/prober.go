@@ -179,8 +179,8 @@ func (p *Prober) pause(ctx context.Context, o cluster.Observation) *cluster.Obse
 	}
 	cancel()
 	<-nudged
-	if !p.conn.IsClosed() && pgconn.Timeout(err) {
-		return nil
+	if !p.conn.IsClosed() {
+		return nil // it is time to ask, or there was a nudge
 	}
 	p.drop()
 	if ctx.Err() != nil {
