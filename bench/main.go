@@ -48,6 +48,10 @@ type options struct {
 	dir   string // for this run; removed at the end
 }
 
+// quickly is what --quick means, for flags that are not given.
+var quickly = map[string]string{"rounds": "1", "seconds": "1", "scale": "1", "copy-mb": "50", "runs": "1",
+	"only": "select simple 8,tpcb,churn,copy"}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -65,12 +69,13 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) (err error) {
-	o := options{scale: 10}
+	var o options
 	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.Usage = func() { fmt.Fprint(os.Stderr, use+fs.FlagUsages()) }
 	fs.IntVar(&o.rounds, "rounds", 5, "throughput: rounds through all workloads and targets")
 	fs.IntVar(&o.seconds, "seconds", 5, "throughput: length of one pgbench run")
+	fs.IntVar(&o.scale, "scale", 10, "throughput: of pgbench's tables")
 	megabytes := fs.Int64("copy-mb", 1000, "throughput: megabytes of one COPY")
 	fs.StringSliceVar(&o.only, "only", nil, "throughput: workloads, by the beginning of their names, such as \"select simple,copy\"")
 	fs.StringSliceVar(&o.targets, "targets", nil, "throughput: of direct, haproxy, pgbouncer, pgfailproxy")
@@ -81,15 +86,16 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	o.copy = *megabytes * 1_000_000
 	if *quick {
-		o.rounds, o.seconds, o.scale, o.copy, o.runs = 1, 1, 1, 50_000_000, 1
-		if len(o.only) == 0 {
-			o.only = []string{"select simple 8", "tpcb", "churn", "copy"}
+		for name, value := range quickly {
+			if !fs.Changed(name) {
+				fs.Set(name, value) // each is well formed
+			}
 		}
 	}
-	if o.rounds < 1 || o.runs < 1 || o.copy < 1 || o.seconds < 1 {
-		return errors.New("rounds, seconds, copy-mb and runs are at least 1")
+	o.copy = *megabytes * 1_000_000
+	if o.rounds < 1 || o.runs < 1 || o.copy < 1 || o.seconds < 1 || o.scale < 1 {
+		return errors.New("rounds, seconds, scale, copy-mb and runs are at least 1")
 	}
 	benches := fs.Args()
 	if len(benches) == 0 {
