@@ -101,7 +101,9 @@ func (c *conn) Write(p []byte) (n int, err error) {
 	}
 }
 
-// Close ends both directions. The peer reads what was sent, then the end.
+// Close ends both directions. The peer reads what was sent, then the end; but if
+// something was not read here, the peer is reset and loses what it has not read
+// either, as TCP does.
 func (c *conn) Close() error {
 	c.host.mu.Lock()
 	defer c.host.mu.Unlock()
@@ -109,6 +111,9 @@ func (c *conn) Close() error {
 		return c.fail("close", net.ErrClosed)
 	}
 	c.closed, c.peer.ended = true, true
+	if len(c.in) > 0 && !c.host.stalled {
+		c.peer.reset = true
+	}
 	for _, d := range []*deadline{&c.readBy, &c.writeBy} {
 		if d.timer != nil {
 			d.timer.Stop()

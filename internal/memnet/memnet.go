@@ -80,9 +80,11 @@ func (n *Network) Dial(ctx context.Context, name string) (net.Conn, error) {
 		return near, nil
 	case <-ln.done:
 		near.Close()
+		far.Close()
 		return fail(syscall.ECONNREFUSED)
 	case <-ctx.Done():
 		near.Close()
+		far.Close()
 		return fail(ctx.Err())
 	}
 }

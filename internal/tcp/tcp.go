@@ -8,23 +8,26 @@ import (
 	"time"
 )
 
-// Options are the choices for one kind of connection. Zero in a field means the
-// system's default.
+// Options are the choices for one kind of connection.
 type Options struct {
 	// KeepAlive is the time without traffic before the first keep-alive probe,
-	// and between two of them.
+	// and between two of them; after probes without an answer the connection is
+	// broken. Zero means what package net does: 9 probes, every 15 s.
 	KeepAlive time.Duration
 	// UserTimeout is how long sent data may stay unacknowledged before the
-	// connection is broken (TCP_USER_TIMEOUT, RFC 5482). Linux only.
+	// connection is broken (TCP_USER_TIMEOUT, RFC 5482). It decides about
+	// probes too. Zero means the system's default, many minutes. Linux only.
 	UserTimeout time.Duration
 }
 
+// probes is how many keep-alive probes may stay unanswered.
+const probes = 3
+
 func (o Options) keepAlive() net.KeepAliveConfig {
-	c := net.KeepAliveConfig{Enable: true, Count: 3}
-	if o.KeepAlive > 0 {
-		c.Idle, c.Interval = o.KeepAlive, o.KeepAlive
+	if o.KeepAlive <= 0 {
+		return net.KeepAliveConfig{Enable: true}
 	}
-	return c
+	return net.KeepAliveConfig{Enable: true, Idle: o.KeepAlive, Interval: o.KeepAlive, Count: probes}
 }
 
 // Dialer returns a dialer whose connections have the options from their first

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"errors"
 	"syscall"
 	"time"
 
@@ -13,10 +14,8 @@ func setUserTimeout(raw syscall.RawConn, d time.Duration) error {
 	}
 	var set error
 	err := raw.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		ms := (d + time.Millisecond - 1) / time.Millisecond // rounded up: 0 would mean the default
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(ms))
 	})
-	if err != nil {
-		return err
-	}
-	return set
+	return errors.Join(err, set)
 }
