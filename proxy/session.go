@@ -60,7 +60,7 @@ func (s *session) run() {
 	switch {
 	case errors.As(err, &gone):
 		cause = "failover"
-	case err != nil:
+	case err != nil && !errors.Is(err, errClientGone):
 		cause = "error"
 	}
 	s.server.metrics.ended.WithLabelValues(cause).Inc()
@@ -165,7 +165,7 @@ func (s *session) badStart(err error) error {
 		s.fatal("start-up timeout", pgwire.Error{Code: "08P01", Message: "canceling authentication due to timeout",
 			Detail: fmt.Sprintf("No complete start-up packet arrived within %s.", s.server.opts.StartupTimeout)})
 	case errors.Is(err, io.EOF):
-		return nil // a look whether the port is open
+		return errClientGone // a look whether the port is open
 	}
 	return err
 }
