@@ -180,7 +180,7 @@ func printOutages(w world, faults []string, results [][]outage, failures [][]err
 		fmt.Sprintf("One writer in a tight loop; leaves a statement after %v, connects again after %v, waits up to %v for a connection. It hears of a hang from its own time-out, or from the proxy, which ends its session",
 			statementTimeout, backoff, connectTimeout),
 		"out: from the start of the command that makes the fault to the first write that is acknowledged on the new timeline; least, median, most. silence: without an acknowledged write, as the writer saw it, median. command: how long the command took, median",
-		"Where the time went, medians, in ms: unseen is until the proxy's first sign of trouble; then its phases; client is from its last phase to the acknowledgement",
+		"Where the time went, medians, in ms: unseen is until the proxy's first sign of trouble (a connection that breaks, or the sending of a question that is never answered); then its phases; client is from its last phase to the acknowledgement",
 		"missing: acknowledged rows that are not on the new primary. Durability is asynchronous: what the old primary had not sent yet is lost with it")
 	var names []string // of parts, in their order
 	for _, out := range slices.Concat(results...) {

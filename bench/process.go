@@ -68,13 +68,13 @@ const tick = 10 * time.Millisecond
 func (p *process) cpu() (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("the proxy is gone: %w", err)
 	}
 	// The name in parentheses may hold anything; count from its end. The third
 	// field of the line is then the first; utime to cstime are 14 to 17.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 15 || fields[0][0] == 'Z' {
-		return 0, fmt.Errorf("process %d has ended", p.cmd.Process.Pid)
+		return 0, fmt.Errorf("the proxy is gone: process %d has ended", p.cmd.Process.Pid)
 	}
 	var sum time.Duration
 	for _, f := range fields[11:15] {

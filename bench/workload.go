@@ -62,7 +62,8 @@ func chosen(all []workload, prefixes []string) (some []workload) {
 func bench(name string, clients int, flags ...string) workload {
 	return workload{name: name, run: func(ctx context.Context, o options, s *server, port int) (work, error) {
 		args := append([]string{"-n", "-T", strconv.Itoa(o.seconds), "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2))}, flags...)
-		// Whatever hangs is a failure, not the end of the benchmark.
+		// Whatever hangs is a failure, not the end of the benchmark. In the
+		// container pgbench then lives on until the server goes, but it waits.
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(o.seconds)*time.Second+30*time.Second)
 		defer cancel()
 		out, err := command(s.pgbench(ctx, append(args, connString(port))...))
