@@ -53,9 +53,11 @@ var quickly = map[string]string{"rounds": "1", "seconds": "1", "scale": "1", "co
 	"only": "select simple 8,tpcb,churn,copy"}
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends at once
+	// When nobody reads what is printed, what was started is still removed.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	err := run(ctx, os.Args[1:])
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
