@@ -13,7 +13,6 @@ type attempt struct {
 	from, candidate string
 	cause           string
 	started         time.Time // the first sign of trouble
-	begun           time.Time // when it was decided; zero after a restart
 	lap             time.Time // the end of the last phase
 	phases          []Phase
 	seen            cluster.Position // last seen on from
@@ -46,11 +45,10 @@ func (m *Machine) phase(name string) slog.Attr {
 func (m *Machine) becomeHolding(candidate, cause string, v *view) {
 	m.become(Holding, fmt.Sprintf("%s is given up: %s", m.rec.Primary, cause))
 	m.attempt = newAttempt(m.rec, cause, v.trouble)
-	m.attempt.begun, m.attempt.seen, m.attempt.seenAt = m.now, m.seen, m.seenAt
+	m.attempt.seen, m.attempt.seenAt = m.seen, m.seenAt
 	m.attempt.candidate = candidate
 	m.say(slog.LevelWarn, "primary declared dead; failing over", slog.String("member", m.rec.Primary),
 		slog.String("candidate", candidate), slog.String("cause", cause), m.phase("detect"))
-	m.suspend(cause)
 	m.store(m.next(func(r *cluster.Record) { r.Epoch++; r.Held = true }))
 }
 
@@ -323,10 +321,11 @@ func (m *Machine) resume() {
 
 // undoIfBack keeps the old primary if it answers again as it was: nobody was
 // served since it was given up, so that loses nothing, which a promotion cannot
-// promise. It reports whether it does so.
+// promise. The answer is newer than the misses that had it given up: older ones
+// are not taken. It reports whether it does so.
 func (m *Machine) undoIfBack() bool {
 	o := m.views[m.rec.Primary].last
-	if !o.Serves(m.rec) || !o.Asked.After(m.attempt.begun) {
+	if !o.Serves(m.rec) {
 		return false
 	}
 	m.become(Holding, m.rec.Primary+" is back and is kept")

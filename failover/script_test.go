@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write what the scripts give into testda
 //	policy fence_command          what differs from the test's policy
 //	record epoch=2 primary=pg1    what is found at the start
 //	+1s pg1 primary 1:0/5000000   an answer, after a second
-//	+1s pg1 standby 1:0/5000000 system=8
+//	+1s pg1 standby 1:0/5000000 system=8 asked=-2s
 //	+1s pg1 refused               or silent, lost, starting, full, failed
 //	stored, stored error          a Store ended
 //	done drain pg2 1:0/5000000    a step ended
@@ -174,6 +174,17 @@ var reaches = map[string]cluster.Reach{
 func (p *player) observation(f []string) cluster.Observation {
 	p.t.Helper()
 	o := cluster.Observation{Member: f[0], Asked: p.now, System: 7}
+	for i, word := range f {
+		if ago, ok := strings.CutPrefix(word, "asked="); ok {
+			d, err := time.ParseDuration(ago)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			o.Asked = p.now.Add(d)
+			f = append(f[:i:i], f[i+1:]...)
+			break
+		}
+	}
 	if r, ok := reaches[f[1]]; ok {
 		o.Reach, o.Err, o.System = r, f[1], 0
 		return o
