@@ -103,7 +103,9 @@ func isTimeout(err error) bool {
 func (s *session) offer(ctx context.Context, packet pgwire.Packet, l *link) (_ *link, again bool, _ error) {
 	if l.conn == nil {
 		dialCtx, cancel := context.WithTimeout(ctx, s.server.opts.ConnectTimeout)
+		stop := context.AfterFunc(l.route.Context(), cancel)
 		conn, err := s.server.opts.Dial(dialCtx, l.route.Addr)
+		stop()
 		cancel()
 		if err != nil {
 			return s.failed(ctx)

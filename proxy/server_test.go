@@ -236,6 +236,25 @@ func TestAHangingServerDoesNotHoldItsClientForEver(t *testing.T) {
 	})
 }
 
+// A client that dials a primary that is cut off must not wait for its
+// connect_timeout once another one serves.
+func TestADialIntoTheVoidEndsWithTheRoute(t *testing.T) {
+	inBubble(t, nil, func(b *bubble) {
+		b.verify()
+		b.net.Stall("pg1")
+		began := time.Now()
+		c := b.connect()
+		time.Sleep(time.Second)
+		b.giveUp()
+		b.succeed()
+		c.wantServed()
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("served after %s, want at once when the new primary was", took)
+		}
+		b.net.Heal("pg1")
+	})
+}
+
 func TestAHeldClientThatLeavesIsForgottenAtOnce(t *testing.T) {
 	inBubble(t, nil, func(b *bubble) {
 		c := b.connect()
