@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"pgfailproxy/cluster"
+	"pgfailproxy/pgwire"
 )
 
 func TestASessionGoesToThePrimary(t *testing.T) {
@@ -219,7 +221,11 @@ func TestOtherErrorsOfTheServerArePassedOn(t *testing.T) {
 		b.answer["pg1"] = refuseWith("53300", "sorry, too many clients already")
 		b.verify()
 		b.connect().wantFatal("53300", "too many clients")
-		b.answer["pg1"] = func(c net.Conn) { c.Write([]byte{'R', 0x40, 0, 0, 0}); c.Close() }
+		b.answer["pg1"] = func(c net.Conn) {
+			defer c.Close()
+			pgwire.ReadPacket(bufio.NewReader(c))
+			c.Write([]byte{'R', 0x40, 0, 0, 0})
+		}
 		b.connect().wantFatal("08P01", "invalid length")
 	})
 }
