@@ -40,4 +40,7 @@ fi
 if [ -n "${CLONE_FROM:-}" ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
   prepare
 fi
+if [ "$1" = postgres ]; then
+  set -- "$@" -c "cluster_name=$MEMBER" # so that a client can see where it is
+fi
 exec docker-entrypoint.sh "$@"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -96,6 +97,15 @@ func (s *Stack) Logs(ctx context.Context, service string, since time.Time) (stri
 	// PostgreSQL and the proxy log to standard error, scripts to either.
 	out, err := exec.CommandContext(ctx, "docker", args...).CombinedOutput()
 	return string(out), err
+}
+
+// ExitCode is with what a service ended that was stopped or killed.
+func (s *Stack) ExitCode(ctx context.Context, service string) (int, error) {
+	out, err := s.docker(ctx, "inspect", "--format", "{{.State.ExitCode}}", s.Container(service))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(out))
 }
 
 // Dump writes what helps to understand a failure: the proxy's status, what runs,

@@ -93,18 +93,21 @@ func (l *Ledger) Count(o Outcome) int {
 	return n
 }
 
-// AcknowledgedAfter returns the first acknowledgement, in time, of a write that
-// began at t or later; false if there is none yet. With t the moment of a
-// fault, its distance to t is the outage.
-func (l *Ledger) AcknowledgedAfter(t time.Time) (first time.Time, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, w := range l.writes {
-		if w.Outcome == Acknowledged && !w.Begun.Before(t) && (!ok || w.Ended.Before(first)) {
-			first, ok = w.Ended, true
+// Outage returns the longest time without an acknowledgement between two: what
+// a fault cost the clients. Zero while there are less than two.
+func (l *Ledger) Outage() time.Duration {
+	var acknowledged []time.Time
+	for _, w := range l.Writes() {
+		if w.Outcome == Acknowledged {
+			acknowledged = append(acknowledged, w.Ended)
 		}
 	}
-	return first, ok
+	slices.SortFunc(acknowledged, time.Time.Compare)
+	var longest time.Duration
+	for i := 1; i < len(acknowledged); i++ {
+		longest = max(longest, acknowledged[i].Sub(acknowledged[i-1]))
+	}
+	return longest
 }
 
 // Report is what Check found. Numbers are in rising order.

@@ -44,24 +44,28 @@ func TestEachLieIsFound(t *testing.T) {
 	}
 }
 
-func TestTheOutageEndsWithAWriteThatBeganAfterTheFault(t *testing.T) {
+func TestTheOutageIsTheLongestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l Ledger
-		early := l.Begin()
-		time.Sleep(time.Second)
-		fault := time.Now()
-		time.Sleep(time.Second)
-		l.End(early, Acknowledged) // of a write from before: no proof of life
-		if _, ok := l.AcknowledgedAfter(fault); ok {
-			t.Error("a write that began before the fault counts")
+		acknowledge := func(after time.Duration) {
+			id := l.Begin()
+			time.Sleep(after)
+			l.End(id, Acknowledged)
 		}
-		slow, fast := l.Begin(), l.Begin()
-		time.Sleep(time.Second)
-		l.End(fast, Acknowledged)
+		time.Sleep(time.Hour) // nobody had written yet
+		acknowledge(time.Second)
+		if got := l.Outage(); got != 0 {
+			t.Errorf("outage %v after one write, want 0", got)
+		}
+		slow := l.Begin() // ends in the middle of the silence
+		acknowledge(time.Second)
+		time.Sleep(2 * time.Second)
+		l.End(l.Begin(), Failed) // no sign of life
 		time.Sleep(time.Second)
 		l.End(slow, Acknowledged)
-		if at, ok := l.AcknowledgedAfter(fault); !ok || at.Sub(fault) != 2*time.Second {
-			t.Errorf("outage %v, %v; want 2s", at.Sub(fault), ok)
+		acknowledge(2 * time.Second)
+		if got := l.Outage(); got != 3*time.Second {
+			t.Errorf("outage %v, want 3s", got)
 		}
 	})
 }
