@@ -93,6 +93,19 @@ func (l *Ledger) Count(o Outcome) int {
 	return n
 }
 
+// AcknowledgedAfter returns the first acknowledgement, in time, of a write that
+// began at t or later; false if there is none yet. With t the moment at which a
+// fault took effect, its distance to t is the outage; where that moment is not
+// known, see Outage.
+func (l *Ledger) AcknowledgedAfter(t time.Time) (first time.Time, ok bool) {
+	for _, w := range l.Writes() {
+		if w.Outcome == Acknowledged && !w.Begun.Before(t) && (!ok || w.Ended.Before(first)) {
+			first, ok = w.Ended, true
+		}
+	}
+	return first, ok
+}
+
 // Outage returns the longest time without an acknowledgement between two: what
 // a fault cost the clients. Zero while there are less than two.
 func (l *Ledger) Outage() time.Duration {

@@ -70,6 +70,27 @@ func TestTheOutageIsTheLongestSilence(t *testing.T) {
 	})
 }
 
+func TestTheFirstWriteAfterAFaultBeganAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l Ledger
+		early := l.Begin()
+		time.Sleep(time.Second)
+		fault := time.Now()
+		l.End(early, Acknowledged)
+		if _, ok := l.AcknowledgedAfter(fault); ok {
+			t.Error("a write that began before the fault counts")
+		}
+		slow, fast := l.Begin(), l.Begin()
+		time.Sleep(time.Second)
+		l.End(fast, Acknowledged)
+		time.Sleep(time.Second)
+		l.End(slow, Acknowledged)
+		if at, ok := l.AcknowledgedAfter(fault); !ok || at.Sub(fault) != time.Second {
+			t.Errorf("first after %v, %v; want 1s", at.Sub(fault), ok)
+		}
+	})
+}
+
 func TestManyClientsGetDifferentNumbers(t *testing.T) {
 	var l Ledger
 	var wg sync.WaitGroup
