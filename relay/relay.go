@@ -12,16 +12,13 @@ import (
 	"syscall"
 )
 
-const (
-	// small is the buffer that is taken when bytes arrive: most messages of a
-	// session fit, and an idle session has none.
-	small = 16 << 10
-	// chunk is how much of a bulk transfer the kernel may move before it is
-	// counted.
-	chunk = 1 << 20
-)
+// size is that of the buffer that is taken when bytes arrive, and given back
+// when they are written. A message of a session fits, a bulk transfer fills it:
+// at this size copying costs no more than splicing, which would keep a pipe in
+// each direction, two descriptors, for as long as it waits.
+const size = 64 << 10
 
-var buffers = sync.Pool{New: func() any { return new([small]byte) }}
+var buffers = sync.Pool{New: func() any { return new([size]byte) }}
 
 // Counts are the bytes moved so far, and may be read at any time.
 type Counts struct{ AToB, BToA atomic.Int64 }
@@ -31,56 +28,55 @@ type Counts struct{ AToB, BToA atomic.Int64 }
 // passed on as such and the other direction goes on. The error is ctx's cause,
 // the first failure, or nil when both ended.
 func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
-	cut := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer cut()
-	errs := make(chan error, 2)
-	go pump(b, a, &counts.AToB, errs)
-	go pump(a, b, &counts.BToA, errs)
-	first := <-errs
-	if first != nil {
+	if ctx.Err() != nil { // not a byte more
+		a.Close()
+		b.Close()
+		return context.Cause(ctx)
+	}
+	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
+	defer stop()
+	ends := make(chan error, 2)
+	go pump(b, a, &counts.AToB, ends)
+	go pump(a, b, &counts.BToA, ends)
+	err := <-ends
+	if err != nil { // ends the other direction too
 		a.Close()
 		b.Close()
 	}
-	second := <-errs
+	if second := <-ends; err == nil {
+		err = second
+	}
 	a.Close()
 	b.Close()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return errors.Join(first, second)
+	return err
 }
 
 // pump moves bytes one way until src ends, then tells dst so.
-func pump(dst, src net.Conn, count *atomic.Int64, done chan<- error) {
+func pump(dst, src net.Conn, count *atomic.Int64, ends chan<- error) {
 	err := move(dst, src, count)
-	if err == nil {
+	if err == io.EOF {
 		err = closeWrite(dst)
 	}
-	if errors.Is(err, net.ErrClosed) {
-		err = nil // the other direction has failed, and told why
-	}
-	done <- err
+	ends <- err
 }
 
+// move moves bytes one way. It always returns an error, io.EOF when src ended.
 func move(dst, src net.Conn, count *atomic.Int64) error {
 	in := newSource(src)
 	for {
 		buf, n, err := in.read()
 		if n > 0 {
-			w, werr := dst.Write(buf[:n])
+			w, failed := dst.Write(buf[:n])
 			count.Add(int64(w))
-			if werr != nil {
-				err = werr
+			if failed != nil {
+				err = failed
 			}
 		}
 		if buf != nil {
 			buffers.Put(buf)
-		}
-		if err == nil && n == small {
-			err = moveBulk(dst, src, count)
-		}
-		if err == io.EOF {
-			return nil
 		}
 		if err != nil {
 			return err
@@ -88,35 +84,24 @@ func move(dst, src net.Conn, count *atomic.Int64) error {
 	}
 }
 
-// moveBulk has the kernel move up to a chunk (splice on Linux), or what comes.
-func moveBulk(dst, src net.Conn, count *atomic.Int64) error {
-	r, ok := dst.(io.ReaderFrom)
-	if !ok {
-		return nil
-	}
-	n, err := r.ReadFrom(&io.LimitedReader{R: src, N: chunk})
-	count.Add(n)
-	if err == nil && n < chunk {
-		return io.EOF
-	}
-	return err
-}
-
 // source reads from a connection. Where the system can say that nothing is
 // there, it waits without a buffer.
 type source struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil where it has to hold a buffer while it waits
-	buf  *[small]byte
-	n    int
-	err  error
+	conn    net.Conn
+	raw     syscall.RawConn    // nil where it has to hold a buffer while it waits
+	attempt func(uintptr) bool // try, made once
+
+	// The result of try.
+	buf *[size]byte
+	n   int
+	err error
 }
 
 func newSource(c net.Conn) *source {
 	s := &source{conn: c}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			s.raw = raw
+			s.raw, s.attempt = raw, s.try
 		}
 	}
 	return s
@@ -124,26 +109,29 @@ func newSource(c net.Conn) *source {
 
 // read waits for bytes and returns them in a buffer, which the caller puts back
 // if it is not nil. It returns io.EOF at the end.
-func (s *source) read() (*[small]byte, int, error) {
+func (s *source) read() (*[size]byte, int, error) {
 	if s.raw == nil {
-		buf := buffers.Get().(*[small]byte)
+		buf := buffers.Get().(*[size]byte)
 		n, err := s.conn.Read(buf[:])
 		return buf, n, err
 	}
 	s.buf, s.n, s.err = nil, 0, nil
-	if err := s.raw.Read(s.try); err != nil {
+	if err := s.raw.Read(s.attempt); err != nil {
 		return s.buf, 0, err
 	}
-	if s.err == nil && s.n == 0 {
-		s.err = io.EOF
+	switch {
+	case s.err != nil:
+		return s.buf, 0, &net.OpError{Op: "read", Net: s.conn.RemoteAddr().Network(), Addr: s.conn.RemoteAddr(), Err: s.err}
+	case s.n == 0:
+		return s.buf, 0, io.EOF
 	}
-	return s.buf, max(s.n, 0), s.err
+	return s.buf, s.n, nil
 }
 
 // try reads once, and reports whether that had a result: false has the runtime
 // wait until there is something.
 func (s *source) try(fd uintptr) bool {
-	s.buf = buffers.Get().(*[small]byte)
+	s.buf = buffers.Get().(*[size]byte)
 	for {
 		s.n, s.err = syscall.Read(int(fd), s.buf[:])
 		if s.err != syscall.EINTR {
@@ -158,13 +146,16 @@ func (s *source) try(fd uintptr) bool {
 	return true
 }
 
+// closeWrite tells c that nothing more comes. Where only all of c can be closed,
+// that is done, and ends the other direction too.
 func closeWrite(c net.Conn) error {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
-		err := h.CloseWrite()
-		if errors.Is(err, syscall.ENOTCONN) {
-			return nil // it is gone altogether
-		}
-		return err
+	h, ok := c.(interface{ CloseWrite() error })
+	if !ok {
+		return c.Close()
 	}
-	return c.Close()
+	err := h.CloseWrite()
+	if errors.Is(err, syscall.ENOTCONN) {
+		return nil // it is gone altogether, and its own direction says so
+	}
+	return err
 }

@@ -10,187 +10,251 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
+	"runtime"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"pgfailproxy/internal/memnet"
 )
 
-// ends are two connections: what is written to one of a pair is read from the
-// other.
-func ends(t *testing.T, network string) (outer, inner net.Conn) {
-	t.Helper()
-	address := "127.0.0.1:0"
-	if network == "unix" {
-		address = filepath.Join(t.TempDir(), "s")
-	}
-	ln, err := net.Listen(network, address)
+// rig is a relay between a client and a server.
+type rig struct {
+	client, server net.Conn // the far ends
+	counts         Counts
+	cancel         context.CancelCauseFunc
+	done           chan error
+}
+
+type pairer func(testing.TB) (near, far net.Conn)
+
+func unixPair(tb testing.TB) (near, far net.Conn) {
+	tb.Helper()
+	ln, err := net.Listen("unix", filepath.Join(tb.TempDir(), "s"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer ln.Close()
-	outer, err = net.Dial(network, ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	if near, err = net.Dial("unix", ln.Addr().String()); err != nil {
+		tb.Fatal(err)
 	}
-	inner, err = ln.Accept()
-	if err != nil {
-		t.Fatal(err)
+	if far, err = ln.Accept(); err != nil {
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { outer.Close(); inner.Close() })
-	return outer, inner
+	tb.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
 }
 
-// hidden is a connection of which nothing but net.Conn is known, as TLS is.
-type hidden struct{ net.Conn }
+func memPair(tb testing.TB) (near, far net.Conn) {
+	tb.Helper()
+	var n memnet.Network
+	ln, err := n.Listen("s")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer ln.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() { c, _ := ln.Accept(); accepted <- c }()
+	if near, err = n.Dial(context.Background(), "s"); err != nil {
+		tb.Fatal(err)
+	}
+	far = <-accepted
+	return near, far
+}
 
-func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
+var kinds = map[string]pairer{"tcp": tcpPair, "unix": unixPair, "memory": memPair}
 
-// relayed returns a client and a server with a relay between them.
-func relayed(t *testing.T, kind string) (client, server net.Conn, counts *Counts, cancel context.CancelCauseFunc, done <-chan error) {
+func newRig(tb testing.TB, pair pairer) *rig {
+	tb.Helper()
+	r := &rig{done: make(chan error, 1)}
+	var a, b net.Conn
+	r.client, a = pair(tb)
+	b, r.server = pair(tb)
+	for _, c := range []net.Conn{r.client, r.server} {
+		c.SetDeadline(time.Now().Add(10 * time.Second)) // nothing hangs
+	}
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancelCause(context.Background())
+	go func() { r.done <- Run(ctx, a, b, &r.counts) }()
+	tb.Cleanup(func() { r.cancel(nil); r.client.Close(); r.server.Close() })
+	return r
+}
+
+func (r *rig) wait(tb testing.TB) error {
+	tb.Helper()
+	select {
+	case err := <-r.done:
+		return err
+	case <-time.After(10 * time.Second):
+		buf := make([]byte, 1<<20)
+		tb.Fatalf("the relay does not end:\n%s", buf[:runtime.Stack(buf, true)])
+		return nil
+	}
+}
+
+func each(t *testing.T, test func(t *testing.T, r *rig)) {
+	for name, pair := range kinds {
+		t.Run(name, func(t *testing.T) { test(t, newRig(t, pair)) })
+	}
+}
+
+func TestEveryByteArrivesBothWaysInWhateverPieces(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		const total = 5 << 20
+		seed := rand.Uint64()
+		t.Logf("seed %d", seed)
+		send := func(c net.Conn, salt uint64) []byte {
+			rnd := rand.New(rand.NewPCG(seed, salt))
+			sum := sha256.New()
+			for left := total; left > 0; {
+				piece := make([]byte, min(left, 1+rnd.IntN(1<<(1+rnd.IntN(18)))))
+				for i := range piece {
+					piece[i] = byte(rnd.Uint32())
+				}
+				sum.Write(piece)
+				if _, err := c.Write(piece); err != nil {
+					t.Error(err)
+					break
+				}
+				left -= len(piece)
+			}
+			c.(interface{ CloseWrite() error }).CloseWrite()
+			return sum.Sum(nil)
+		}
+		sent := make(chan []byte, 2)
+		got := make(chan []byte, 2)
+		receive := func(c net.Conn) []byte {
+			sum := sha256.New()
+			if n, err := io.Copy(sum, c); n != total || err != nil {
+				t.Errorf("received %d, %v", n, err)
+			}
+			return sum.Sum(nil)
+		}
+		back := make(chan []byte, 1)
+		go func() { sent <- send(r.client, 1) }()
+		go func() { back <- send(r.server, 2) }()
+		go func() { got <- receive(r.server) }()
+		if there := receive(r.client); !bytes.Equal(there, <-back) {
+			t.Error("to the client: not what was sent")
+		}
+		if !bytes.Equal(<-got, <-sent) {
+			t.Error("to the server: not what was sent")
+		}
+		if err := r.wait(t); err != nil {
+			t.Error(err)
+		}
+		if a, b := r.counts.AToB.Load(), r.counts.BToA.Load(); a != total || b != total {
+			t.Errorf("counted %d and %d, want %d", a, b, total)
+		}
+	})
+}
+
+func TestTheEndOfOneSideLeavesTheOtherDirection(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		io.WriteString(r.client, "last question")
+		r.client.(interface{ CloseWrite() error }).CloseWrite()
+		if all, err := io.ReadAll(r.server); string(all) != "last question" || err != nil {
+			t.Fatalf("%q, %v", all, err)
+		}
+		io.WriteString(r.server, "answer")
+		r.server.Close()
+		if all, err := io.ReadAll(r.client); string(all) != "answer" || err != nil {
+			t.Fatalf("%q, %v", all, err)
+		}
+		if err := r.wait(t); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheEndOfTheContextClosesBothSidesAndIsTheError(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		why := errors.New("given up")
+		r.cancel(why)
+		if err := r.wait(t); err != why {
+			t.Errorf("error %v, want the cause", err)
+		}
+		for side, c := range map[string]net.Conn{"client": r.client, "server": r.server} {
+			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s side: %v, want an end", side, err)
+			}
+		}
+	})
+}
+
+func TestAContextThatHasEndedMovesNothing(t *testing.T) {
+	client, a := tcpPair(t)
+	b, server := tcpPair(t)
+	io.WriteString(client, "too late")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var counts Counts
+	if err := Run(ctx, a, b, &counts); err != context.Canceled {
+		t.Error(err)
+	}
+	if all, _ := io.ReadAll(server); len(all) > 0 {
+		t.Errorf("the server got %q", all)
+	}
+}
+
+func TestAResetOfOneSideEndsTheOther(t *testing.T) {
+	r := newRig(t, tcpPair)
+	r.server.(*net.TCPConn).SetLinger(0)
+	r.server.Close()
+	if _, err := r.client.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("client side: %v, want an end", err)
+	}
+	if err := r.wait(t); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("error %v, want the reset", err)
+	}
+}
+
+// A client that does not read stops the server from sending, and an end of the
+// context ends that write too.
+func TestASlowReaderHoldsTheWriterBackAndNotTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memPair)
+		r.server.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := r.server.Write(make([]byte, 10<<20))
+		if n == 10<<20 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("wrote %d, %v: nothing held it back", n, err)
+		}
+		r.cancel(io.ErrClosedPipe)
+		synctest.Wait()
+		if err := r.wait(t); err != io.ErrClosedPipe {
+			t.Error(err)
+		}
+	})
+}
+
+func descriptors(t *testing.T) int {
 	t.Helper()
-	network := "tcp"
-	if kind == "unix" {
-		network = "unix"
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("no /proc to count descriptors in:", err)
 	}
-	client, a := ends(t, "tcp")
-	server, b := ends(t, network)
-	if kind == "hidden" {
-		a, b = hidden{a}, hidden{b}
-	}
-	ctx, cancelCause := context.WithCancelCause(context.Background())
-	ended := make(chan error, 1)
-	counts = &Counts{}
-	go func() { ended <- Run(ctx, a, b, counts) }()
-	t.Cleanup(func() { cancelCause(nil) })
-	for _, c := range []net.Conn{client, server} {
-		c.SetDeadline(time.Now().Add(30 * time.Second)) // no hang outlives the test
-	}
-	return client, server, counts, cancelCause, ended
+	return len(all)
 }
 
-func forKinds(t *testing.T, test func(t *testing.T, kind string)) {
-	for _, kind := range []string{"tcp", "unix", "hidden"} {
-		t.Run(kind, func(t *testing.T) { test(t, kind) })
-	}
-}
-
-// Small and large pieces in both directions at once arrive whole, and in order.
-func TestEveryByteArrives(t *testing.T) {
-	forKinds(t, func(t *testing.T, kind string) {
-		client, server, counts, _, done := relayed(t, kind)
-		const size = 20<<20 + 12345
-		var wg sync.WaitGroup
-		send := func(c net.Conn, seed uint64) [32]byte {
-			rng := rand.New(rand.NewPCG(seed, 0))
-			data := make([]byte, size)
-			for i := range data {
-				data[i] = byte(rng.Uint32())
-			}
-			wg.Go(func() {
-				for rest := data; len(rest) > 0; {
-					n := min(len(rest), 1+rng.IntN([]int{10, 1000, 1 << 20}[rng.IntN(3)]))
-					if _, err := c.Write(rest[:n]); err != nil {
-						t.Error(err)
-						return
-					}
-					rest = rest[n:]
-				}
-				c.(interface{ CloseWrite() error }).CloseWrite()
-			})
-			return sha256.Sum256(data)
-		}
-		receive := func(c net.Conn, want [32]byte) {
-			wg.Go(func() {
-				h := sha256.New()
-				n, err := io.Copy(h, c)
-				if err != nil || n != size || !bytes.Equal(h.Sum(nil), want[:]) {
-					t.Errorf("%d bytes, %v", n, err)
-				}
-			})
-		}
-		toServer, toClient := send(client, 1), send(server, 2)
-		receive(server, toServer)
-		receive(client, toClient)
-		wg.Wait()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-		if counts.AToB.Load() != size || counts.BToA.Load() != size {
-			t.Errorf("counted %d and %d, want %d", counts.AToB.Load(), counts.BToA.Load(), size)
-		}
-	})
-}
-
-func TestAnEndIsPassedOnAndTheOtherDirectionGoesOn(t *testing.T) {
-	forKinds(t, func(t *testing.T, kind string) {
-		client, server, _, _, done := relayed(t, kind)
-		io.WriteString(client, "question")
-		client.(interface{ CloseWrite() error }).CloseWrite()
-		if got, err := io.ReadAll(server); string(got) != "question" || err != nil {
-			t.Fatalf("%q, %v", got, err)
-		}
-		io.WriteString(server, "answer")
-		server.Close()
-		if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
-			t.Fatalf("%q, %v", got, err)
-		}
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-}
-
-func TestCancelEndsBothSidesWithTheCause(t *testing.T) {
-	forKinds(t, func(t *testing.T, kind string) {
-		client, server, _, cancel, done := relayed(t, kind)
-		cause := errors.New("given up")
-		cancel(cause)
-		if err := <-done; !errors.Is(err, cause) {
-			t.Errorf("Run: %v", err)
-		}
-		for _, c := range []net.Conn{client, server} {
-			if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Error("a side was not ended")
-			}
-		}
-	})
-}
-
-// One side that is killed takes the other with it, also when nobody reads.
-func TestAResetEndsBothSides(t *testing.T) {
-	client, server, _, _, done := relayed(t, "tcp")
-	go func() { // fill every buffer
-		for {
-			if _, err := server.Write(make([]byte, 64<<10)); err != nil {
-				return
-			}
-		}
-	}()
-	client.Read(make([]byte, 1))
-	client.(*net.TCPConn).SetLinger(0)
-	client.Close()
-	if err := <-done; err == nil {
-		t.Error("Run: nil after a reset")
-	}
-}
-
-// An idle session costs two descriptors, not a pipe for each direction.
-func TestAnIdleRelayHoldsNoPipe(t *testing.T) {
-	count := func() int {
-		all, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skipf("descriptors cannot be counted here: %v", err)
-		}
-		return len(all)
-	}
-	before := count()
+// Also after a bulk transfer, when it would be easy to keep a pipe.
+func TestAnIdleSessionHoldsItsTwoDescriptorsOnly(t *testing.T) {
+	before := descriptors(t)
 	const n = 20
 	for range n {
-		client, server, _, _, _ := relayed(t, "tcp")
-		io.WriteString(client, "hello")
-		io.ReadFull(server, make([]byte, 5))
+		r := newRig(t, tcpPair)
+		const bulk = 300 << 10
+		go r.server.Write(make([]byte, bulk))
+		if _, err := io.CopyN(io.Discard, r.client, bulk); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(5 * time.Second); r.counts.BToA.Load() < bulk; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("counted %d of %d although all has arrived", r.counts.BToA.Load(), bulk)
+			}
+		}
 	}
-	if got := count() - before; got > 4*n {
-		t.Errorf("%d descriptors for %d idle relays and their peers, want %d", got, n, 4*n)
+	if got := descriptors(t) - before; got != 4*n {
+		t.Errorf("%d descriptors for %d sessions, want 2 of the relay and 2 of the test each", got, n)
 	}
 }
