@@ -12,7 +12,7 @@ build:
 test:
 	.ci/postgresql
 	go vet ./...
-	go test -race -run '^$$' ./... >/dev/null # compiles, on all cores
+	go test -race -exec true ./... >/dev/null # compiles, on all cores
 	go test -race -count=1 -p 1 -timeout 20m ./...
 
 bench:
