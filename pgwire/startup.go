@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 )
 
 // Kind is what a start-up packet asks for.
@@ -45,19 +46,37 @@ type Packet struct {
 	// Raw is the packet as it came, to be sent on as it is. Empty for
 	// KindDirectTLS, of which nothing was read.
 	Raw []byte
-	// params are alternating names and values of a KindStartup.
-	params [][]byte
 }
 
-// Param returns the last value of a start-up parameter such as "user", as the
-// server takes it; empty if there is none.
-func (p Packet) Param(name string) string {
-	for i := len(p.params) - 2; i >= 0; i -= 2 {
-		if string(p.params[i]) == name {
-			return string(p.params[i+1])
+// Params are the names and values of a KindStartup, in the client's order; a
+// name may come again. They are found anew each time: a client that waits costs
+// its packet, not thousands of strings.
+func (p Packet) Params() iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		if p.Kind != KindStartup || len(p.Raw) < 8 {
+			return
+		}
+		for body := p.Raw[8:]; len(body) > 1; {
+			name, rest, _ := bytes.Cut(body, []byte{0})
+			value, rest, _ := bytes.Cut(rest, []byte{0})
+			if !yield(string(name), string(value)) {
+				return
+			}
+			body = rest
 		}
 	}
-	return ""
+}
+
+// Param returns the last value of a parameter such as "user", which is the one
+// that the server takes; empty if there is none.
+func (p Packet) Param(name string) string {
+	var last string
+	for n, v := range p.Params() {
+		if n == name {
+			last = v
+		}
+	}
+	return last
 }
 
 // ProtocolError is a violation of the protocol by a peer. It can be told to a
@@ -137,26 +156,25 @@ func parsePacket(raw []byte) (Packet, error) {
 	if major, minor := code>>16, code&0xffff; major != 3 {
 		return p, &ProtocolError{Code: "0A000", Message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 to 3.2", major, minor)}
 	}
-	var err error
-	p.params, err = parseParams(body)
-	return p, err
+	return p, checkParams(body)
 }
 
-// parseParams splits a start-up packet's body: strings that end in zero, name
-// and value by turns, and one zero byte at the end.
-func parseParams(body []byte) ([][]byte, error) {
-	var params [][]byte
+// checkParams looks at a start-up packet's body: strings that end in zero, name
+// and value by turns, and one zero byte at the end, as ProcessStartupPacket of
+// PostgreSQL's src/backend/tcop/backend_startup.c wants it.
+func checkParams(body []byte) error {
+	malformed := violation("invalid startup packet layout: expected terminator as last byte")
 	for len(body) > 0 && body[0] != 0 {
 		for range 2 {
-			value, rest, ok := bytes.Cut(body, []byte{0})
+			_, rest, ok := bytes.Cut(body, []byte{0})
 			if !ok {
-				return nil, violation("invalid startup packet layout: expected terminator as last byte")
+				return malformed
 			}
-			params, body = append(params, value), rest
+			body = rest
 		}
 	}
-	if len(body) != 1 || body[0] != 0 {
-		return nil, violation("invalid startup packet layout: expected terminator as last byte")
+	if len(body) != 1 {
+		return malformed
 	}
-	return params, nil
+	return nil
 }
