@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"pgfailproxy/pgwire"
@@ -22,35 +24,34 @@ type link struct {
 
 // reach has a server take packet. While there is no primary, or it cannot be
 // reached, or it says that it is starting up or shutting down, nothing was
-// executed: the client waits, up to HoldTimeout, and the packet is sent again.
-// spare, if not nil, is tried first. The error is errHoldTimeout, errClientGone,
-// ErrServerClosed or a *pgwire.ProtocolError.
+// executed: the client waits, up to HoldTimeout from now, and the packet is sent
+// again. spare, if not nil, is tried first. The error is errHoldTimeout,
+// errClientGone, ErrServerClosed or a *pgwire.ProtocolError.
 func (s *session) reach(packet pgwire.Packet, spare *link) (*link, error) {
+	ctx, cancel := context.WithTimeoutCause(s.server.drain, s.server.opts.HoldTimeout, errHoldTimeout)
+	defer cancel()
 	if spare == nil {
 		if route, _ := s.server.router.Current(); route != nil {
 			spare = &link{route: route}
 		}
 	}
 	if spare != nil { // without the cost of being able to wait
-		l, again, err := s.offer(s.server.drain, packet, spare)
+		l, again, err := s.offer(ctx, packet, spare)
 		if !again {
 			return l, err
 		}
-		s.server.router.Doubt(spare.route)
 	}
-	return s.hold(packet)
+	return s.hold(ctx, packet)
 }
 
 // hold is reach for a client that has to wait.
-func (s *session) hold(packet pgwire.Packet) (*link, error) {
+func (s *session) hold(ctx context.Context, packet pgwire.Packet) (*link, error) {
 	began := time.Now()
 	s.server.held.Add(1)
 	defer func() {
 		s.server.held.Add(-1)
 		s.server.metrics.hold.Observe(time.Since(began).Seconds())
 	}()
-	ctx, cancel := context.WithTimeoutCause(s.server.drain, s.server.opts.HoldTimeout, errHoldTimeout)
-	defer cancel()
 	ctx, stop := s.whilePresent(ctx)
 	defer stop()
 	for {
@@ -62,7 +63,6 @@ func (s *session) hold(packet pgwire.Packet) (*link, error) {
 		if !again {
 			return l, err
 		}
-		s.server.router.Doubt(route)
 		select {
 		case <-time.After(retryPause):
 		case <-s.server.router.changed(route):
@@ -79,69 +79,85 @@ func (s *session) whilePresent(ctx context.Context) (_ context.Context, stop fun
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Bytes that come stay in the buffer, which bounds them.
-		_, err := s.in.Peek(s.in.Buffered() + 1)
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !isTimeout(err) {
+		// Bytes that come stay in the buffer, which bounds them; when it is full
+		// we can no longer see the client leave.
+		var err error
+		for err == nil {
+			_, err = s.in.Peek(s.in.Buffered() + 1)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			cancel(errClientGone)
 		}
 	}()
 	return ctx, func() {
-		s.client.SetReadDeadline(time.Unix(1, 0)) // long past: interrupts the read
+		s.client.SetReadDeadline(longPast)
 		<-done
 		s.client.SetReadDeadline(time.Time{})
 		cancel(nil)
 	}
 }
 
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
+// longPast is a deadline that interrupts what is being read or written.
+var longPast = time.Unix(1, 0)
+
+// offer has one server take packet: over l's connection, or a new one. It owns
+// that connection until it returns it. again says that nothing was executed and
+// that the packet may be sent elsewhere; the router knows then.
+func (s *session) offer(ctx context.Context, packet pgwire.Packet, l *link) (_ *link, again bool, _ error) {
+	// A server that is given up meanwhile, or a client that leaves, ends this.
+	try, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.route.Context(), func() { cancel(context.Cause(l.route.Context())) })()
+
+	err := s.send(try, packet, l)
+	if err == nil {
+		return l, false, nil
+	}
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	var p *pgwire.ProtocolError
+	switch {
+	case ctx.Err() != nil:
+		return nil, false, context.Cause(ctx)
+	case errors.As(err, &p):
+		return nil, false, err
+	}
+	s.log.Debug("server did not take the session", "member", l.route.Member, "cause", err)
+	s.server.metrics.retries.Inc()
+	s.server.router.Doubt(l.route)
+	return nil, true, nil
 }
 
-// offer has one server take packet: over l's connection, or a new one. again
-// says that it executed nothing and that the packet may be sent elsewhere.
-func (s *session) offer(ctx context.Context, packet pgwire.Packet, l *link) (_ *link, again bool, _ error) {
+// send connects l if it is not, sends packet and reads the answer. Not a byte is
+// sent to a member that was given up.
+func (s *session) send(ctx context.Context, packet pgwire.Packet, l *link) (err error) {
 	if l.conn == nil {
-		dialCtx, cancel := context.WithTimeout(ctx, s.server.opts.ConnectTimeout)
-		stop := context.AfterFunc(l.route.Context(), cancel)
-		conn, err := s.server.opts.Dial(dialCtx, l.route.Addr)
-		stop()
-		cancel()
+		dial, cancel := context.WithTimeout(ctx, s.server.opts.ConnectTimeout)
+		defer cancel()
+		conn, err := s.server.opts.Dial(dial, l.route.Addr)
 		if err != nil {
-			return s.failed(ctx)
+			return err
 		}
 		l.conn = conn
 	}
-	keep := false
-	defer func() {
-		if !keep {
-			l.conn.Close()
-		}
-	}()
-	// A server that is given up meanwhile, or a client that leaves, ends this.
-	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
-	defer context.AfterFunc(l.route.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
-	l.conn.SetDeadline(time.Now().Add(s.server.opts.StartupTimeout))
-
-	answer, err := exchange(l.conn, packet)
-	var p *pgwire.ProtocolError
-	if errors.As(err, &p) {
-		return nil, false, err
+	if err := l.route.Context().Err(); err != nil {
+		return err
 	}
-	if err != nil || l.route.Context().Err() != nil || busy(answer) {
-		return s.failed(ctx)
+	l.conn.SetDeadline(time.Now().Add(s.server.opts.StartupTimeout))
+	stop := context.AfterFunc(ctx, func() { l.conn.SetDeadline(longPast) })
+	l.answer, err = exchange(l.conn, packet)
+	if !stop() {
+		return context.Cause(ctx) // the deadline may still strike
+	}
+	if err != nil {
+		return err
+	}
+	if code := pgwire.SQLState(l.answer); busy(code) {
+		return fmt.Errorf("%s (SQLSTATE %s)", pgwire.ErrorText(l.answer), code)
 	}
 	l.conn.SetDeadline(time.Time{})
-	l.answer, keep = answer, true
-	return l, false, nil
-}
-
-// failed is the result of an offer that was not taken.
-func (s *session) failed(ctx context.Context) (*link, bool, error) {
-	if ctx.Err() != nil {
-		return nil, false, context.Cause(ctx)
-	}
-	return nil, true, nil
+	return nil
 }
 
 // exchange sends packet to a server and reads the first answer.
@@ -161,9 +177,6 @@ func exchange(conn net.Conn, packet pgwire.Packet) ([]byte, error) {
 	return raw, err
 }
 
-// busy reports whether an answer says that the server cannot take sessions now:
+// busy reports whether a server that answers with code cannot take sessions now:
 // cannot_connect_now (starting up, shutting down) or admin_shutdown.
-func busy(answer []byte) bool {
-	code := pgwire.SQLState(answer)
-	return code == "57P03" || code == "57P01"
-}
+func busy(code string) bool { return code == "57P03" || code == "57P01" }

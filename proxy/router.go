@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"pgfailproxy/cluster"
@@ -34,6 +37,24 @@ func (e *GoneError) Error() string { return fmt.Sprintf("%s is no longer the pri
 type term struct {
 	ctx context.Context
 	end context.CancelCauseFunc
+
+	running atomic.Int64 // sessions
+	cut     atomic.Int64 // of them, ended with the term
+}
+
+// leave is the end of a session on r with err. The last one after a failover
+// tells how many it ended.
+func (r *Route) leave(err error, log *slog.Logger) {
+	var gone *GoneError
+	if errors.As(err, &gone) {
+		r.term.cut.Add(1)
+	}
+	if r.term.running.Add(-1) > 0 || r.term.ctx.Err() == nil {
+		return
+	}
+	if n := r.term.cut.Load(); n > 0 {
+		log.Info("sessions ended with their primary", "member", r.Member, "epoch", r.Epoch, "sessions", n)
+	}
 }
 
 // place is what sessions see. It is immutable.
@@ -57,6 +78,7 @@ type RouterOptions struct {
 // decides; the rest by sessions.
 type Router struct {
 	opts    RouterOptions
+	line    *semaphore.Weighted // of 1: a lock that is given in the order of asking
 	release *rate.Limiter
 	now     atomic.Pointer[place]
 
@@ -67,7 +89,7 @@ type Router struct {
 
 // NewRouter returns a Router with which every session waits.
 func NewRouter(opts RouterOptions) *Router {
-	r := &Router{opts: opts, release: rate.NewLimiter(rate.Inf, 1)}
+	r := &Router{opts: opts, line: semaphore.NewWeighted(1), release: rate.NewLimiter(rate.Inf, 1)}
 	if opts.ReleaseRate > 0 {
 		// What may go at once is a tenth of what may go in a second: the first
 		// ones need not wait, and a new primary is not stormed.
@@ -94,7 +116,7 @@ func (r *Router) Apply(rec cluster.Record) {
 	r.term = nil
 	if !rec.Held {
 		ctx, end := context.WithCancelCause(context.Background())
-		r.term = &term{ctx, end}
+		r.term = &term{ctx: ctx, end: end}
 	}
 	reason := rec.Primary + " is not verified yet"
 	if rec.Held {
@@ -112,6 +134,9 @@ func (r *Router) Open(epoch cluster.Epoch, addr cluster.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.term == nil || r.rec.Epoch != epoch {
+		return
+	}
+	if route := r.now.Load().route; route != nil && route.term == r.term && route.Addr == addr {
 		return
 	}
 	r.put(&Route{Epoch: epoch, Member: r.rec.Primary, Addr: addr, term: r.term}, "")
@@ -138,23 +163,29 @@ func (r *Router) Current() (*Route, string) {
 	return p.route, p.reason
 }
 
-// Await returns the present Route, or waits until there is one. Those who had to
-// wait are let go at ReleaseRate. It returns ctx's cause when that ends first.
+// Await returns the present Route, or waits until there is one. Those who have
+// to wait stand in line: the first in it is let go first, and one after the
+// other at ReleaseRate. It returns ctx's cause when that ends first.
 func (r *Router) Await(ctx context.Context) (*Route, error) {
-	p := r.now.Load()
-	if p.route != nil {
-		return p.route, nil
+	if route := r.now.Load().route; route != nil {
+		return route, nil
 	}
+	// Only the head of the line looks, so that a change wakes one and not all.
+	if r.line.Acquire(ctx, 1) != nil {
+		return nil, context.Cause(ctx)
+	}
+	defer r.line.Release(1)
 	for {
-		for p.route == nil {
+		p := r.now.Load()
+		if p.route == nil {
 			select {
 			case <-p.changed:
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
-			p = r.now.Load()
+			continue
 		}
-		if err := r.release.Wait(ctx); err != nil {
+		if r.release.Wait(ctx) != nil {
 			// The limiter gives up early when the turn would come too late.
 			<-ctx.Done()
 			return nil, context.Cause(ctx)

@@ -169,7 +169,7 @@ func (s *Server) accept(conn net.Conn) {
 	if most := s.opts.MaxConnections; most > 0 && s.open.Load() >= int64(most) {
 		if s.turned.Add(1) > maxTurnedAway {
 			s.turned.Add(-1)
-			s.refuse("too many clients")
+			s.refuse("too_many_clients")
 			conn.Close()
 			return
 		}
@@ -195,6 +195,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.sessions.Wait()
 		close(done)
 	}()
+	defer s.close(ErrServerClosed)
 	select {
 	case <-done:
 		return nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"pgfailproxy/pgwire"
@@ -15,9 +16,10 @@ import (
 )
 
 const (
-	// readAhead is the buffer for a client's start-up, in bytes. It is gone once
-	// the session runs.
-	readAhead = 512
+	// readAhead is the buffer for a client's start-up, in bytes: room for a TLS
+	// handshake's beginning, so that a client that waits with it can be seen to
+	// leave. It is gone once the session runs.
+	readAhead = 4 << 10
 	// farewell bounds how long a client may take to read its last message.
 	farewell = time.Second
 	// cancelTimeout bounds a cancel request, which the server answers by closing
@@ -38,8 +40,6 @@ type session struct {
 	client net.Conn
 	in     *bufio.Reader // of client; nil once bytes are relayed
 	began  time.Time
-	// plain says that the client was told, with 'N', to go on without TLS.
-	plain bool
 }
 
 func newSession(s *Server, id uint64, client net.Conn) *session {
@@ -55,16 +55,23 @@ func (s *session) run() {
 	// What blocks in a read or write ends when the server closes.
 	defer context.AfterFunc(s.server.ctx, func() { s.client.Close() })()
 	err := s.serve()
-	cause := "finished"
+	s.server.metrics.ended.WithLabelValues(endCause(err)).Inc()
+	s.log.Debug("session ended", "cause", err, "took", time.Since(s.began))
+}
+
+// endCause is the label for how a session ended.
+func endCause(err error) string {
 	var gone *GoneError
 	switch {
+	case err == nil || errors.Is(err, errClientGone):
+		return "finished"
 	case errors.As(err, &gone):
-		cause = "failover"
-	case err != nil && !errors.Is(err, errClientGone):
-		cause = "error"
+		return "failover"
+	case errors.Is(err, ErrServerClosed):
+		return "shutdown"
+	default:
+		return "error"
 	}
-	s.server.metrics.ended.WithLabelValues(cause).Inc()
-	s.log.Debug("session ended", "cause", err, "took", time.Since(s.began))
 }
 
 func (s *session) serve() error {
@@ -75,27 +82,44 @@ func (s *session) serve() error {
 	defer link.conn.Close()
 	s.log.Debug("session begins", "member", link.route.Member, "client", s.client.RemoteAddr().String(),
 		"user", packet.Param("user"), "database", packet.Param("database"))
-	if _, err := s.client.Write(link.answer); err != nil {
-		return err
-	}
-	if err := s.flushReadAhead(link.conn); err != nil {
+	if err := s.catchUp(link); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(link.route.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(s.server.ctx, func() { cancel(ErrServerClosed) })()
-	return relay.Run(ctx, s.client, link.conn, &s.server.bytes)
+	link.route.term.running.Add(1)
+	err = relay.Run(ctx, s.client, link.conn, &s.server.bytes)
+	link.route.leave(err, s.server.log)
+	return err
 }
 
-// flushReadAhead sends on what the client had sent beyond its start-up packet,
-// and gives the buffer up.
-func (s *session) flushReadAhead(to net.Conn) error {
+// catchUp brings both sides to where bytes only need to be moved: the client
+// gets the server's answer, the server what the client had sent beyond its
+// packet. Then the buffer is given up.
+func (s *session) catchUp(l *link) error {
+	limit := time.Now().Add(s.server.opts.StartupTimeout)
+	s.client.SetWriteDeadline(limit)
+	if _, err := s.client.Write(l.answer); err != nil {
+		return err
+	}
+	s.client.SetWriteDeadline(time.Time{})
 	ahead, err := s.in.Peek(s.in.Buffered())
-	if err == nil && len(ahead) > 0 {
-		_, err = to.Write(ahead)
+	if err != nil {
+		return err
 	}
 	s.in = nil
-	return err
+	if len(ahead) == 0 {
+		return nil
+	}
+	if l.route.Context().Err() != nil {
+		return context.Cause(l.route.Context())
+	}
+	l.conn.SetWriteDeadline(limit)
+	if _, err := l.conn.Write(ahead); err != nil {
+		return err
+	}
+	return l.conn.SetWriteDeadline(time.Time{})
 }
 
 // startup reads the client's start-up packets and answers them, until a server
@@ -108,7 +132,7 @@ func (s *session) startup() (pgwire.Packet, *link, error) {
 			spare.conn.Close()
 		}
 	}()
-	asked := map[pgwire.Kind]bool{}
+	var askedGSS, askedSSL bool
 	for {
 		packet, err := s.readPacket()
 		if err != nil {
@@ -118,51 +142,72 @@ func (s *session) startup() (pgwire.Packet, *link, error) {
 		case pgwire.KindCancel:
 			s.forwardCancel(packet.Raw)
 			return packet, nil, nil
-		case pgwire.KindGSS, pgwire.KindSSL:
-			if asked[packet.Kind] || s.in.Buffered() > 0 {
-				return packet, nil, s.badStart(&pgwire.ProtocolError{Code: "08P01", Message: "received unencrypted data after a request for encryption"})
+		case pgwire.KindGSS:
+			if askedGSS || s.in.Buffered() > 0 {
+				return packet, nil, s.badStart(errUnencrypted)
 			}
-			asked[packet.Kind] = true
-		}
-		if packet.Kind == pgwire.KindGSS {
+			askedGSS = true
 			// Never passed on: the server may say yes, and TLS is what is kept.
 			if _, err := s.client.Write([]byte{'N'}); err != nil {
 				return packet, nil, err
 			}
 			continue
+		case pgwire.KindSSL:
+			if askedSSL || s.in.Buffered() > 0 {
+				return packet, nil, s.badStart(errUnencrypted)
+			}
+			askedSSL = true
 		}
 		l, err := s.reach(packet, spare)
 		spare = nil
 		if err != nil {
 			return packet, nil, s.unreached(packet, err)
 		}
-		if packet.Kind != pgwire.KindSSL || l.answer[0] != 'N' {
+		if packet.Kind != pgwire.KindSSL {
 			return packet, l, nil
 		}
-		if _, err := s.client.Write(l.answer); err != nil {
+		if s.in.Buffered() > 0 { // came while it waited
 			l.conn.Close()
+			return packet, nil, s.badStart(errUnencrypted)
+		}
+		if l.answer[0] != 'N' {
+			return packet, l, nil
+		}
+		spare = l
+		if _, err := s.client.Write(l.answer); err != nil {
 			return packet, nil, err
 		}
-		s.plain, spare = true, l
 	}
 }
 
+// errUnencrypted is PostgreSQL's own answer to bytes that somebody may have
+// slipped in before the encryption.
+var errUnencrypted = &pgwire.ProtocolError{Code: "08P01", Message: "received unencrypted data after a request for encryption"}
+
+// readPacket reads one start-up packet. A server that shuts down does not wait
+// for it: the error is ErrServerClosed then.
 func (s *session) readPacket() (pgwire.Packet, error) {
 	s.client.SetReadDeadline(time.Now().Add(s.server.opts.StartupTimeout))
-	defer s.client.SetReadDeadline(time.Time{})
-	return pgwire.ReadPacket(s.in)
+	stop := context.AfterFunc(s.server.drain, func() { s.client.SetReadDeadline(longPast) })
+	packet, err := pgwire.ReadPacket(s.in)
+	if !stop() {
+		return packet, ErrServerClosed
+	}
+	s.client.SetReadDeadline(time.Time{})
+	return packet, err
 }
 
 // badStart answers what was no start-up packet, where there is somebody to read
 // the answer.
 func (s *session) badStart(err error) error {
 	var p *pgwire.ProtocolError
-	var timeout net.Error
 	switch {
 	case errors.As(err, &p):
 		s.fatal("protocol", pgwire.Error{Code: p.Code, Message: p.Message})
-	case errors.As(err, &timeout) && timeout.Timeout():
-		s.fatal("start-up timeout", pgwire.Error{Code: "08P01", Message: "canceling authentication due to timeout",
+	case errors.Is(err, ErrServerClosed):
+		s.fatal("shutting_down", shuttingDown)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.fatal("startup_timeout", pgwire.Error{Code: "08P01", Message: "canceling authentication due to timeout",
 			Detail: fmt.Sprintf("No complete start-up packet arrived within %s.", s.server.opts.StartupTimeout)})
 	case errors.Is(err, io.EOF):
 		return errClientGone // a look whether the port is open
@@ -170,23 +215,20 @@ func (s *session) badStart(err error) error {
 	return err
 }
 
+var shuttingDown = pgwire.Error{Code: "57P03", Message: "the proxy is shutting down", Hint: "Connect again in a moment."}
+
 // unreached tells the client why it has no server.
 func (s *session) unreached(packet pgwire.Packet, err error) error {
 	var p *pgwire.ProtocolError
-	e := pgwire.Error{Code: "57P03", Message: "no primary server is available"}
-	reason := "no primary"
+	var reason string
+	var e pgwire.Error
 	switch {
 	case errors.Is(err, errHoldTimeout):
-		_, why := s.server.router.Current()
-		e.Detail = fmt.Sprintf("Waited %s for a primary server: %s.", s.server.opts.HoldTimeout, orElse(why, "it could not be reached"))
-		e.Hint = "Try again later; \"pgfailproxy status\" shows what the proxy is doing."
+		reason, e = "no_primary", s.noPrimary()
 	case errors.Is(err, ErrServerClosed):
-		e.Message = "the proxy is shutting down"
-		e.Hint = "Connect again in a moment."
-		reason = "shutting down"
+		reason, e = "shutting_down", shuttingDown
 	case errors.As(err, &p):
-		e = pgwire.Error{Code: p.Code, Message: p.Message}
-		reason = "protocol"
+		reason, e = "protocol", pgwire.Error{Code: p.Code, Message: p.Message}
 	default:
 		return err // the client is gone
 	}
@@ -194,10 +236,12 @@ func (s *session) unreached(packet pgwire.Packet, err error) error {
 	case pgwire.KindSSL:
 		// It would not show an error in answer to its request; without TLS it
 		// goes on to its start-up packet, and then shows it.
+		s.client.SetDeadline(time.Now().Add(farewell))
 		if _, err := s.client.Write([]byte{'N'}); err != nil {
 			return err
 		}
-		if _, err := s.readPacket(); err != nil {
+		if _, err := pgwire.ReadPacket(s.in); err != nil {
+			s.server.refuse(reason)
 			return err
 		}
 	case pgwire.KindDirectTLS:
@@ -208,11 +252,16 @@ func (s *session) unreached(packet pgwire.Packet, err error) error {
 	return err
 }
 
-func orElse(s, other string) string {
-	if s == "" {
-		return other
+func (s *session) noPrimary() pgwire.Error {
+	_, why := s.server.router.Current()
+	if why == "" {
+		why = "it could not be reached"
 	}
-	return s
+	return pgwire.Error{
+		Code: "57P03", Message: "no primary server is available",
+		Detail: fmt.Sprintf("Waited %s for a primary server: %s.", s.server.opts.HoldTimeout, why),
+		Hint:   "Try again later; \"pgfailproxy status\" shows what the proxy is doing.",
+	}
 }
 
 // turnAway tells a client that there are too many, after its first packets. A
@@ -235,10 +284,10 @@ func (s *session) turnAway() {
 			}
 			continue
 		case pgwire.KindDirectTLS:
-			s.server.refuse("too many clients")
+			s.server.refuse("too_many_clients")
 			return
 		}
-		s.fatal("too many clients", pgwire.Error{Code: "53300", Message: "sorry, too many clients already",
+		s.fatal("too_many_clients", pgwire.Error{Code: "53300", Message: "sorry, too many clients already",
 			Detail: fmt.Sprintf("The proxy serves at most %d clients at a time.", s.server.opts.MaxConnections),
 			Hint:   "Raise max_connections of the proxy, or use a pool."})
 		return
@@ -266,7 +315,7 @@ func (s *session) fatal(reason string, e pgwire.Error) {
 // forwardCancel passes a cancel request on to the primary. It never waits for
 // one: what was to be cancelled is gone then.
 func (s *session) forwardCancel(raw []byte) {
-	result := "no primary"
+	result := "no_primary"
 	defer func() { s.server.metrics.cancels.WithLabelValues(result).Inc() }()
 	route, _ := s.server.router.Current()
 	if route == nil {
