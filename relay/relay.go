@@ -28,39 +28,50 @@ type Counts struct{ AToB, BToA atomic.Int64 }
 // passed on as such and the other direction goes on. The error is ctx's cause,
 // the first failure, or nil when both ended.
 func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
+	r := &relay{a: a, b: b, back: make(chan struct{})}
+	defer r.close()
 	if ctx.Err() != nil { // not a byte more
-		a.Close()
-		b.Close()
 		return context.Cause(ctx)
 	}
-	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer stop()
-	ends := make(chan error, 2)
-	go pump(b, a, &counts.AToB, ends)
-	go pump(a, b, &counts.BToA, ends)
-	err := <-ends
-	if err != nil { // ends the other direction too
-		a.Close()
-		b.Close()
-	}
-	if second := <-ends; err == nil {
-		err = second
-	}
-	a.Close()
-	b.Close()
+	defer context.AfterFunc(ctx, r.close)()
+	go r.pumpBack(&counts.BToA)
+	r.pump(b, a, &counts.AToB) // one goroutine less for each session
+	<-r.back
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return err
+	return r.err
 }
 
-// pump moves bytes one way until src ends, then tells dst so.
-func pump(dst, src net.Conn, count *atomic.Int64, ends chan<- error) {
+type relay struct {
+	a, b net.Conn
+	back chan struct{} // closed when pumpBack has returned
+
+	failure sync.Once
+	err     error // the first failure
+}
+
+func (r *relay) close() {
+	r.a.Close()
+	r.b.Close()
+}
+
+func (r *relay) pumpBack(count *atomic.Int64) {
+	defer close(r.back)
+	r.pump(r.a, r.b, count)
+}
+
+// pump moves bytes one way until src ends, then tells dst so. A failure ends the
+// other direction too.
+func (r *relay) pump(dst, src net.Conn, count *atomic.Int64) {
 	err := move(dst, src, count)
 	if err == io.EOF {
 		err = closeWrite(dst)
 	}
-	ends <- err
+	if err != nil {
+		r.failure.Do(func() { r.err = err })
+		r.close()
+	}
 }
 
 // move moves bytes one way. It always returns an error, io.EOF when src ended.

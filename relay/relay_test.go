@@ -228,6 +228,31 @@ func TestASlowReaderHoldsTheWriterBackAndNotTheEnd(t *testing.T) {
 	})
 }
 
+// One side that is killed takes the other with it, also when nobody reads.
+func TestAResetEndsAWriterThatWaits(t *testing.T) {
+	r := newRig(t, tcpPair)
+	stuck := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := r.server.Write(make([]byte, size)); err != nil {
+				stuck <- err
+				return
+			}
+		}
+	}()
+	for last := int64(-1); last != r.counts.BToA.Load(); time.Sleep(50 * time.Millisecond) { // until every buffer is full
+		last = r.counts.BToA.Load()
+	}
+	r.client.(*net.TCPConn).SetLinger(0)
+	r.client.Close()
+	if err := r.wait(t); err == nil {
+		t.Error("no error after a reset")
+	}
+	if err := <-stuck; errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the server was not ended")
+	}
+}
+
 func descriptors(t *testing.T) int {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
