@@ -178,5 +178,7 @@ func exchange(conn net.Conn, packet pgwire.Packet) ([]byte, error) {
 }
 
 // busy reports whether a server that answers with code cannot take sessions now:
-// cannot_connect_now (starting up, shutting down) or admin_shutdown.
+// cannot_connect_now (starting up, shutting down) or admin_shutdown. Within TLS
+// it says so unseen by us: a client that asks for TLS in the moment between a
+// server's decision to stop and the route's suspension is told.
 func busy(code string) bool { return code == "57P03" || code == "57P01" }
