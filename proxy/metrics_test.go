@@ -52,6 +52,7 @@ func TestTheMetricsTellWhatHappened(t *testing.T) {
 		garbage := b.dial()
 		garbage.send([]byte("GET / HTTP/1.1\r\n\r\n"))
 		garbage.wantFatal("08P01", "")
+		synctest.Wait() // there is room for one more
 		cancel := b.dial()
 		cancel.send(append([]byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}, make([]byte, 8)...))
 		cancel.wantEnd()
