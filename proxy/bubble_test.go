@@ -67,18 +67,20 @@ func inBubble(t *testing.T, change func(*Options, *RouterOptions), test func(b *
 		}
 		b.rec = cluster.Record{Revision: 1, Epoch: 1, System: 7, Timeline: 1, Primary: "pg1"}
 		b.router.Apply(b.rec)
+		defer func() { // also when the test failed: a bubble must be left empty
+			b.server.Close()
+			if err := <-served; !errors.Is(err, ErrServerClosed) {
+				t.Errorf("Serve returned %v, want ErrServerClosed", err)
+			}
+			for _, ln := range members {
+				ln.Close()
+			}
+			synctest.Wait()
+			if s := b.server.Stats(); s.Open != 0 || s.Held != 0 {
+				t.Errorf("after Close: %+v", s)
+			}
+		}()
 		test(b)
-		b.server.Close()
-		if err := <-served; !errors.Is(err, ErrServerClosed) {
-			t.Errorf("Serve returned %v, want ErrServerClosed", err)
-		}
-		for _, ln := range members {
-			ln.Close()
-		}
-		synctest.Wait()
-		if s := b.server.Stats(); s.Open != 0 || s.Held != 0 {
-			t.Errorf("after Close: %+v", s)
-		}
 	})
 }
 

@@ -141,6 +141,7 @@ func TestBytesThatComeWhileARequestForTLSIsHeldAreRefused(t *testing.T) {
 		c.send(requestPacket(sslRequest))
 		synctest.Wait()
 		c.send([]byte("select"))
+		synctest.Wait() // it has arrived
 		b.verify()
 		c.wantFatal("08P01", "unencrypted data")
 	})
