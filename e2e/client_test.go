@@ -61,6 +61,7 @@ func TestClientsOfEveryKind(t *testing.T) {
 	run("psql cancels a query, with protocols 3.0 and 3.2", (*world).psqlCancels)
 	run("pgx cancels a query", (*world).pgxCancels)
 	run("status, metrics and health checks answer", (*world).adminAnswers)
+	run("check finds nothing wrong", (*world).checkIsContent)
 	run("psql with TLS, end to end", (*world).psqlWithTLS)
 	run("the proxy is stopped and lets a query finish", (*world).stopLetsFinish)
 }
@@ -155,6 +156,16 @@ func (w *world) adminAnswers() {
 	if err != nil || !strings.Contains(out, "pg2") {
 		w.t.Errorf("pgfailproxy status: %q, %v", out, err)
 	}
+}
+
+// checkIsContent proves that the roles and settings of docker-compose.yml are
+// what the proxy needs.
+func (w *world) checkIsContent() {
+	out, err := w.Run(w.ctx, stack.Proxy, "", "pgfailproxy", "check", "--config", "/etc/pgfailproxy.yaml")
+	if err != nil {
+		w.t.Errorf("check: %v\n%s", err, out)
+	}
+	w.t.Log(out)
 }
 
 // psqlWithTLS gives the server a certificate and looks whether TLS passes

@@ -48,11 +48,19 @@ func (s *Stack) run(ctx context.Context, stdin, program string, args ...string) 
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	text := strings.TrimSpace(said.String())
-	if len(text) > 2<<10 {
-		text = "..." + text[len(text)-2<<10:]
+	// The reason may be on either stream: docker compose build has it on the
+	// first.
+	return out.String(), fmt.Errorf("%s: %w: %s", line, err, tail(out.String())+tail(said.String()))
+}
+
+// tail returns the end of what a program printed, for an error.
+func tail(text string) string {
+	const enough = 2 << 10
+	text = strings.TrimSpace(text)
+	if len(text) > enough {
+		text = "..." + text[len(text)-enough:]
 	}
-	return out.String(), fmt.Errorf("%s: %w: %s", line, err, text)
+	return text + "\n"
 }
 
 // findDocker says what is missing for a Stack, in words for a person.
@@ -75,9 +83,14 @@ func lastLine(out []byte) string {
 }
 
 // Run runs a program in a service's container, and returns what it printed on
-// standard output. PGPASSWORD is set for the superuser.
+// standard output. On a member PGPASSWORD is set for the superuser; the proxy
+// has one of its own.
 func (s *Stack) Run(ctx context.Context, service, stdin string, command ...string) (string, error) {
-	args := []string{"exec", "--interactive", "--env", "PGPASSWORD", s.Container(service)}
+	args := []string{"exec", "--interactive"}
+	if service != Proxy {
+		args = append(args, "--env", "PGPASSWORD")
+	}
+	args = append(args, s.Container(service))
 	return s.run(ctx, stdin, "docker", append(args, command...)...)
 }
 
