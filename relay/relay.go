@@ -26,7 +26,9 @@ type Counts struct{ AToB, BToA atomic.Int64 }
 // Run moves bytes between a and b, both ways, until both have ended, one has
 // failed, or ctx ends; then it closes both and returns. An end of one side is
 // passed on as such and the other direction goes on. The error is ctx's cause,
-// the first failure, or nil when both ended.
+// the first failure, or nil when both ended. A reset by one side after the other
+// has ended is an end too: so ends a server that closes before it has read the
+// last record of its client's TLS.
 func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
 	r := &relay{a: a, b: b, back: make(chan struct{})}
 	defer r.close()
@@ -47,6 +49,7 @@ type relay struct {
 	a, b net.Conn
 	back chan struct{} // closed when pumpBack has returned
 
+	ended   atomic.Bool // at least one side
 	failure sync.Once
 	err     error // the first failure
 }
@@ -66,12 +69,17 @@ func (r *relay) pumpBack(count *atomic.Int64) {
 func (r *relay) pump(dst, src net.Conn, count *atomic.Int64) {
 	err := move(dst, src, count)
 	if err == io.EOF {
+		r.ended.Store(true)
 		err = closeWrite(dst)
 	}
-	if err != nil {
-		r.failure.Do(func() { r.err = err })
-		r.close()
+	if err == nil {
+		return
 	}
+	if r.ended.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+		err = nil
+	}
+	r.failure.Do(func() { r.err = err })
+	r.close()
 }
 
 // move moves bytes one way. It always returns an error, io.EOF when src ended.

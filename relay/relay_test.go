@@ -210,6 +210,21 @@ func TestAResetOfOneSideEndsTheOther(t *testing.T) {
 	}
 }
 
+// A server that has what it wants, and closes with the client's last bytes
+// unread, resets: no failure, the client is gone already.
+func TestAResetAfterTheEndIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memPair)
+		io.WriteString(r.client, "terminate, and the last record of TLS")
+		r.client.Close()
+		synctest.Wait() // all of it has arrived
+		r.server.Close()
+		if err := r.wait(t); err != nil {
+			t.Errorf("error %v, want none", err)
+		}
+	})
+}
+
 // A client that does not read stops the server from sending, and an end of the
 // context ends that write too.
 func TestASlowReaderHoldsTheWriterBackAndNotTheEnd(t *testing.T) {
