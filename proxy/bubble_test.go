@@ -23,13 +23,14 @@ import (
 
 // bubble is a server, its clients and two members, in virtual time.
 type bubble struct {
-	t      *testing.T
-	net    *memnet.Network
-	router *Router
-	server *Server
-	rec    cluster.Record
-	doubts chan string
-	answer map[string]func(net.Conn) // how each member takes a session
+	t       *testing.T
+	net     *memnet.Network
+	router  *Router
+	server  *Server
+	rec     cluster.Record
+	doubts  chan string
+	metrics *prometheus.Registry
+	answer  map[string]func(net.Conn) // how each member takes a session
 }
 
 var bubbleOptions = Options{HoldTimeout: 30 * time.Second, StartupTimeout: 10 * time.Second, ConnectTimeout: 5 * time.Second}
@@ -39,14 +40,14 @@ var bubbleOptions = Options{HoldTimeout: 30 * time.Second, StartupTimeout: 10 * 
 func inBubble(t *testing.T, change func(*Options, *RouterOptions), test func(b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{t: t, net: &memnet.Network{}, doubts: make(chan string, 1000), answer: map[string]func(net.Conn){}}
+		b := &bubble{t: t, net: &memnet.Network{}, metrics: prometheus.NewRegistry(), doubts: make(chan string, 1000), answer: map[string]func(net.Conn){}}
 		opts, ropts := bubbleOptions, RouterOptions{OnDoubt: func(m string) { b.doubts <- m }}
 		opts.Dial = func(ctx context.Context, a cluster.Addr) (net.Conn, error) { return b.net.Dial(ctx, a.Address) }
 		if change != nil {
 			change(&opts, &ropts)
 		}
 		b.router = NewRouter(ropts)
-		b.server = New(b.router, opts, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		b.server = New(b.router, opts, slog.New(slog.DiscardHandler), b.metrics)
 		front := b.listen("proxy")
 		served := make(chan error, 1)
 		go func() { served <- b.server.Serve(front) }()

@@ -39,9 +39,7 @@ func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 
 // A day in the life of a proxy, and every number that it leaves.
 func TestTheMetricsTellWhatHappened(t *testing.T) {
-	reg := prometheus.NewRegistry()
 	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxConnections = 3 }, func(b *bubble) {
-		b.server.metrics = newMetrics(reg, b.server)
 		waited := b.connect()
 		time.Sleep(2 * time.Second)
 		b.verify()
@@ -67,7 +65,7 @@ func TestTheMetricsTellWhatHappened(t *testing.T) {
 		synctest.Wait()
 		b.connect().wantFatal("53300", "")
 
-		got := gather(t, reg)
+		got := gather(t, b.metrics)
 		want := map[string]float64{
 			"pgfailproxy_connections_open":                                   3,
 			"pgfailproxy_connections_held":                                   3,

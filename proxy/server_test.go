@@ -435,6 +435,12 @@ func TestShutdownEndsWhatDoesNotFinishInTime(t *testing.T) {
 			t.Errorf("took %s", took)
 		}
 		c.wantEnd()
+		if n := b.net.Open("pg1"); n != 0 {
+			t.Errorf("%d connections to the server are left", n)
+		}
+		if n := gather(t, b.metrics)["pgfailproxy_sessions_ended_total{cause=shutdown}"]; n != 1 {
+			t.Errorf("%v sessions ended by the shutdown, want 1", n)
+		}
 	})
 }
 

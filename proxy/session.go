@@ -67,7 +67,7 @@ func endCause(err error) string {
 		return "finished"
 	case errors.As(err, &gone):
 		return "failover"
-	case errors.Is(err, ErrServerClosed):
+	case errors.Is(err, ErrServerClosed) || errors.Is(err, net.ErrClosed): // who else closes the client
 		return "shutdown"
 	default:
 		return "error"
@@ -85,11 +85,8 @@ func (s *session) serve() error {
 	if err := s.catchUp(link); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(link.route.Context())
-	defer cancel(nil)
-	defer context.AfterFunc(s.server.ctx, func() { cancel(ErrServerClosed) })()
 	link.route.term.running.Add(1)
-	err = relay.Run(ctx, s.client, link.conn, &s.server.bytes)
+	err = relay.Run(link.route.Context(), s.client, link.conn, &s.server.bytes)
 	link.route.leave(err, s.server.log)
 	return err
 }
