@@ -3,6 +3,7 @@ package failover
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"pgfailproxy/cluster"
@@ -18,7 +19,6 @@ type attempt struct {
 	seen            cluster.Position // last seen on from
 	seenAt          time.Time
 	drained         map[string]cluster.Position
-	fenced          []string          // standbys that lost their WAL receiver to us
 	failed          map[string]string // members given up as candidates, and why
 	progress        time.Time         // when the present step last got on
 	position        cluster.Position  // how far it was then
@@ -145,30 +145,25 @@ func (m *Machine) done(ev Done) {
 	case StepVerify:
 		m.verified(ev)
 	case StepUnfence:
-		if ev.Err != nil {
-			m.say(slog.LevelWarn, "the standby that was made ready could not be sent back to streaming; set its primary_conninfo again",
-				slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
-		}
-		m.unfenceNext()
+		m.unfenced(ev)
 		m.think()
 	}
 }
 
 func (m *Machine) fenced(ev Done) {
-	m.attempt.fenced = append(m.attempt.fenced, ev.Member)
+	if !slices.Contains(m.unfence, ev.Member) {
+		m.unfence = append(m.unfence, ev.Member) // should it all be in vain
+	}
 	switch {
-	case ev.Unprivileged:
+	case ev.Refused:
 		// Asynchronous durability promises nothing that the old primary could
 		// break by reaching the standby a moment longer.
 		m.say(slog.LevelWarn, "the candidate's WAL receiver was not stopped; going on without",
 			slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
 		m.phase("fence")
-	case ev.Err != nil:
-		m.giveUp(ev.Member, "it cannot be fenced: "+ev.Err.Error())
-		return
-	case !ev.Final:
-		if why := m.hopeless(ev.Member, m.policy.DrainTimeout); why != "" {
-			m.giveUp(ev.Member, "its WAL receiver does not stop: "+why)
+	case ev.Err != nil || !ev.Final:
+		if why := m.hopeless(ev, m.policy.DrainTimeout); why != "" {
+			m.giveUp(ev.Member, "its WAL receiver could not be stopped: "+why)
 			return
 		}
 		if !m.undoIfBack() {
@@ -190,15 +185,11 @@ func (m *Machine) drained(ev Done) {
 		if ev.Position.LSN > m.attempt.position.LSN {
 			m.attempt.position, m.attempt.progress = ev.Position, m.now
 		}
-		why := m.hopeless(ev.Member, m.policy.DrainTimeout)
-		switch {
-		case why == "":
-			m.step(StepDrain, ev.Member)
-		case ev.Err != nil:
-			m.giveUp(ev.Member, "it cannot be drained: "+ev.Err.Error())
-		default:
-			m.giveUp(ev.Member, fmt.Sprintf("its replay stands still at %s: %s", m.attempt.position, why))
+		if why := m.hopeless(ev, m.policy.DrainTimeout); why != "" {
+			m.giveUp(ev.Member, fmt.Sprintf("its replay does not get beyond %s: %s", m.attempt.position, why))
+			return
 		}
+		m.step(StepDrain, ev.Member)
 		return
 	}
 	m.attempt.drained[ev.Member] = ev.Position
@@ -247,28 +238,32 @@ func (m *Machine) verified(ev Done) {
 
 // again repeats a step that did not succeed, unless that is hopeless.
 func (m *Machine) again(ev Done, what string) {
-	why := m.hopeless(ev.Member, m.policy.PromoteTimeout)
-	if ev.Unprivileged {
-		why = ev.Err.Error()
-	}
-	if why == "" {
-		m.step(ev.Step, ev.Member)
+	if why := m.hopeless(ev, m.policy.PromoteTimeout); why != "" {
+		m.giveUp(ev.Member, what+": "+why)
 		return
 	}
-	if ev.Err != nil && !ev.Unprivileged {
-		why += ", the last error: " + ev.Err.Error()
-	}
-	m.giveUp(ev.Member, what+": "+why)
+	m.step(ev.Step, ev.Member)
 }
 
-// hopeless says why there is no more sense in waiting for a candidate; empty
-// while there is.
-func (m *Machine) hopeless(member string, limit time.Duration) string {
-	if v := m.views[member]; v.misses >= m.policy.Threshold {
-		return "it does not answer any more: " + v.last.Err
+// hopeless says why there is no more sense in waiting for a candidate that did
+// not end a step; empty while there is. limit is how long it may make no
+// progress.
+func (m *Machine) hopeless(ev Done, limit time.Duration) string {
+	last := ""
+	if ev.Err != nil {
+		last = ", the last error: " + ev.Err.Error()
+		// Before it is recorded, another may be as good, and is not tried yet.
+		if ev.Step == StepFence || ev.Step == StepDrain {
+			limit = min(limit, m.policy.ErrorTimeout)
+		}
 	}
-	if m.now.Sub(m.attempt.progress) >= limit {
-		return fmt.Sprintf("no progress for %s", limit)
+	switch v := m.views[ev.Member]; {
+	case ev.Refused:
+		return ev.Err.Error()
+	case v.misses >= m.policy.Threshold:
+		return "it does not answer any more: " + v.last.Err
+	case m.now.Sub(m.attempt.progress) >= limit:
+		return fmt.Sprintf("no progress for %s%s", limit, last)
 	}
 	return ""
 }
@@ -302,11 +297,15 @@ func (m *Machine) resume() {
 		m.step(StepVerify, m.rec.Candidate)
 		return
 	}
-	if m.undoIfBack() || m.now.Before(m.retryAt) {
+	if m.undoIfBack() {
 		return
 	}
-	cause, dead := m.views[m.rec.Primary].dead(m.now, m.rec, m.policy)
-	if !dead {
+	old := m.views[m.rec.Primary]
+	cause, dead := old.dead(m.now, m.rec, m.policy)
+	if !dead || m.now.Before(m.retryAt) {
+		if old.last.Reach == cluster.ReachFailed || old.last.Reach == cluster.ReachFull {
+			m.becomeHalted(fmt.Sprintf("%s was given up and runs again, but it cannot be verified (%s): mend that and it is served again, or stop it and a standby takes over", m.rec.Primary, old.last.Err))
+		}
 		return
 	}
 	m.attempt.failed = map[string]string{}
@@ -345,17 +344,25 @@ func (m *Machine) undone() {
 		m.become(Serving, "")
 		m.judgePrimary(v)
 	}
-	m.unfenceNext()
+	m.attempt, m.unfenceAt = attempt{}, time.Time{}
 	m.think()
 }
 
-// unfenceNext gives the standbys that were fenced in vain their WAL receiver
-// back, one after the other.
-func (m *Machine) unfenceNext() {
-	if n := len(m.attempt.fenced); n > 0 {
-		member := m.attempt.fenced[n-1]
-		m.attempt.fenced = m.attempt.fenced[:n-1]
-		m.step(StepUnfence, member)
+// unfenced goes on with the standbys that were fenced in vain: each gets its WAL
+// receiver back, or is tried again after a while for as long as it takes.
+func (m *Machine) unfenced(ev Done) {
+	m.unfence = slices.DeleteFunc(m.unfence, func(name string) bool { return name == ev.Member })
+	if ev.Err == nil && ev.Final {
+		delete(m.told, ev.Member)
+		m.say(slog.LevelInfo, "standby sent back to streaming", slog.String("member", ev.Member))
+		return
+	}
+	m.unfence = append(m.unfence, ev.Member)
+	m.unfenceAt = m.now.Add(m.policy.RetryEvery)
+	if ev.Err != nil && !m.told[ev.Member] {
+		m.told[ev.Member] = true
+		m.say(slog.LevelWarn, "a standby that was made ready in vain cannot be sent back to streaming yet",
+			slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
 	}
 }
 
@@ -376,7 +383,7 @@ func (m *Machine) finished(before cluster.Record) {
 	m.say(slog.LevelWarn, "failover done: sessions go to the new primary",
 		slog.String("from", before.Primary), slog.String("member", m.rec.Primary),
 		slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.Duration("took", took))
-	m.attempt.fenced = nil
+	m.attempt, m.unfence = attempt{}, nil
 	m.become(Serving, "")
 	m.think()
 }

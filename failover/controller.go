@@ -50,8 +50,11 @@ type Options struct {
 	// NotYet reports whether an error of Hands only says that time ran out: the
 	// step is called again.
 	NotYet func(error) bool
-	// Unprivileged reports whether an error of Hands is a missing privilege.
-	Unprivileged func(error) bool
+	// Refused reports whether an error of Hands says that the server will not do
+	// it, however often it is asked.
+	Refused func(error) bool
+	// Look has a member asked now. It must not block.
+	Look func(member string)
 	// FenceTimeout bounds one run of the fence command.
 	FenceTimeout time.Duration
 	Log          *slog.Logger
@@ -166,6 +169,8 @@ func (c *Controller) act(a Action) {
 		c.opts.Route.Open(a.Epoch, a.Addr)
 	case Suspend:
 		c.opts.Route.Suspend(a.Reason)
+	case Look:
+		c.opts.Look(a.Member)
 	case Say:
 		c.opts.Log.LogAttrs(context.Background(), a.Level, a.Text, a.Attrs...)
 	case Announce:
@@ -240,8 +245,8 @@ func (c *Controller) carryOut(ctx context.Context, order Action) (ev Event, fail
 		err = errors.New("unknown step " + string(do.Step))
 	}
 	done.Final = err == nil
-	done.Unprivileged = err != nil && c.opts.Unprivileged(err)
-	again := do.Step != StepFenceCommand && do.Step != StepUnfence
+	done.Refused = err != nil && c.opts.Refused(err)
+	again := do.Step != StepFenceCommand
 	if !(again && err != nil && c.opts.NotYet(err)) {
 		done.Err = err
 	}

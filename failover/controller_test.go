@@ -146,7 +146,8 @@ func (s *scene) play(t *testing.T, log *strings.Builder) {
 	c, err := NewController(Options{
 		Policy: testPolicy, Members: []string{"pg1", "pg2"}, Store: s, Hands: s, Route: s,
 		NotYet:       func(err error) bool { return errors.Is(err, errNotYet) },
-		Unprivileged: func(err error) bool { return errors.Is(err, errDenied) },
+		Refused:      func(err error) bool { return errors.Is(err, errDenied) },
+		Look:         func(string) {},
 		FenceTimeout: time.Second, Log: slog.New(slog.NewTextHandler(log, nil)),
 		Metrics: NewMetrics(prometheus.NewRegistry()),
 	})

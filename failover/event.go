@@ -31,8 +31,9 @@ type Done struct {
 	// Observation is what proved a verified member to be a primary.
 	Observation cluster.Observation
 	Err         error
-	// Unprivileged says that Err is a missing privilege.
-	Unprivileged bool
+	// Refused says that the server will not do it, however often it is asked:
+	// a missing privilege, a setting that forbids it.
+	Refused bool
 }
 
 func (Observed) event() {}
@@ -58,8 +59,8 @@ const (
 	StepUnfence Step = "unfence"
 )
 
-// Action is something to be done: Store, Publish, Open, Suspend, Do, Say or
-// Announce. The machine gives at most one Store or Do at a time, and gives the
+// Action is something to be done: Store, Publish, Open, Suspend, Look, Do, Say
+// or Announce. The machine gives at most one Store or Do at a time, and gives the
 // next after its Stored or Done; the others take no time and have no answer.
 type Action interface{ action() }
 
@@ -80,6 +81,9 @@ type Open struct {
 
 // Suspend has new sessions wait; those that exist go on.
 type Suspend struct{ Reason string }
+
+// Look has a member asked now, rather than at its next turn.
+type Look struct{ Member string }
 
 // Do carries out a step on a member. Record is the one in force.
 type Do struct {
@@ -102,6 +106,7 @@ func (Store) action()    {}
 func (Publish) action()  {}
 func (Open) action()     {}
 func (Suspend) action()  {}
+func (Look) action()     {}
 func (Do) action()       {}
 func (Say) action()      {}
 func (Announce) action() {}

@@ -46,6 +46,9 @@ type Policy struct {
 	// DrainTimeout is how long a candidate's replay may stand still before it
 	// is given up.
 	DrainTimeout time.Duration
+	// ErrorTimeout is how long a candidate may answer with errors to the steps
+	// before its promotion, before the next is tried.
+	ErrorTimeout time.Duration
 	// PromoteTimeout is how long a promotion may take before the candidate is
 	// given up.
 	PromoteTimeout time.Duration
@@ -77,10 +80,13 @@ type Machine struct {
 	seen   cluster.Position
 	seenAt time.Time
 
-	busy    bool           // a Store or Do is under way
-	wanted  cluster.Record // the Record that is being stored
-	retryAt time.Time      // no attempt begins before
-	attempt attempt        // the failover under way
+	busy      bool            // a Store or Do is under way
+	wanted    cluster.Record  // the Record that is being stored
+	retryAt   time.Time       // no attempt begins before
+	attempt   attempt         // the failover under way
+	unfenceAt time.Time       // when the first of unfence is tried again
+	unfence   []string        // standbys that were fenced in vain
+	told      map[string]bool // of these, whose failure was logged
 
 	now time.Time
 	out []Action
@@ -90,7 +96,7 @@ type Machine struct {
 // configuration, that goes on from rec, which is zero on the first start. It
 // returns an error when rec names a member that is not there.
 func NewMachine(policy Policy, members []string, rec cluster.Record) (*Machine, error) {
-	m := &Machine{policy: policy, members: members, views: map[string]*view{}, rec: rec, seen: rec.Seen, seenAt: rec.SeenAt}
+	m := &Machine{policy: policy, members: members, views: map[string]*view{}, told: map[string]bool{}, rec: rec, seen: rec.Seen, seenAt: rec.SeenAt}
 	for _, name := range members {
 		m.views[name] = &view{}
 	}
@@ -108,7 +114,7 @@ func NewMachine(policy Policy, members []string, rec cluster.Record) (*Machine, 
 		m.attempt = newAttempt(rec, "interrupted failover", time.Time{})
 		for _, name := range members { // whichever of them was fenced
 			if name != rec.Primary {
-				m.attempt.fenced = append(m.attempt.fenced, name)
+				m.unfence = append(m.unfence, name)
 			}
 		}
 	default:
@@ -206,6 +212,10 @@ func (m *Machine) watch() {
 		if m.state != Serving {
 			m.becomeServing(v)
 		}
+		if len(m.unfence) > 0 && !m.now.Before(m.unfenceAt) {
+			m.step(StepUnfence, m.unfence[0])
+			return
+		}
 		m.refreshSeen()
 		return
 	}
@@ -216,12 +226,30 @@ func (m *Machine) watch() {
 	if !dead || m.now.Before(m.retryAt) {
 		return
 	}
+	if other := m.promotedByOthers(); other != "" {
+		m.becomeHalted(fmt.Sprintf("%s is gone (%s), and %s is writable on timeline %d, which is not our doing: if it is the new primary, stop the proxy, move the record away and start it again; if not, stop %s",
+			m.rec.Primary, cause, other, m.views[other].last.Position.Timeline, other))
+		return
+	}
 	candidate, refused := m.choose()
 	if candidate == "" {
 		m.becomeHalted(fmt.Sprintf("%s is gone (%s) and no standby can take over: %s", m.rec.Primary, cause, refused))
 		return
 	}
 	m.becomeHolding(candidate, cause, v)
+}
+
+// promotedByOthers returns a member that continued the Record's history as a
+// primary without us: whoever promoted it had a reason, and to promote another
+// would make that two.
+func (m *Machine) promotedByOthers() string {
+	for _, name := range m.members {
+		o := m.views[name].last
+		if o.Healthy() && o.System == m.rec.System && o.Role == cluster.RolePrimary && o.Position.Timeline > m.rec.Timeline {
+			return name
+		}
+	}
+	return ""
 }
 
 // refreshSeen keeps the position in the Record young, for a start after a crash
@@ -280,6 +308,13 @@ func (m *Machine) becomeSuspecting(v *view) {
 	if m.state == Serving {
 		m.say(slog.LevelWarn, "primary in doubt; new sessions wait",
 			slog.String("member", m.rec.Primary), slog.String("cause", why))
+		// What is known of the standbys is up to an interval old: by the time
+		// that one of them is needed it shall not be.
+		for _, name := range m.members {
+			if name != m.rec.Primary {
+				m.do(Look{name})
+			}
+		}
 	}
 	m.become(Suspecting, why)
 }

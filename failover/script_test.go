@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what the scripts give into testda
 //	done drain pg2 1:0/5000000    a step ended
 //	again drain pg2 1:0/4000000   a step needs more time
 //	error promote pg2             a step failed
-//	unprivileged fence pg2        a step failed for a missing privilege
+//	refused fence pg2             a step that the server will never do
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 
 var testPolicy = Policy{
 	Threshold: 3, StartTimeout: time.Minute, MaxLagBytes: 1 << 10,
-	DrainTimeout: 10 * time.Second, PromoteTimeout: 10 * time.Second,
+	DrainTimeout: 10 * time.Second, ErrorTimeout: 5 * time.Second, PromoteTimeout: 10 * time.Second,
 	RetryEvery: 5 * time.Second, SeenEvery: 10 * time.Second, FirstLook: 10 * time.Second,
 }
 
@@ -158,8 +158,8 @@ func (p *player) event(f []string) Event {
 	case "again":
 	case "error":
 		done.Err = errors.New("connection refused")
-	case "unprivileged":
-		done.Err, done.Unprivileged = errors.New("permission denied"), true
+	case "refused":
+		done.Err, done.Refused = errors.New("permission denied"), true
 	default:
 		p.t.Fatalf("unknown line %q", strings.Join(f, " "))
 	}
@@ -253,6 +253,8 @@ func describe(a Action) string {
 		return fmt.Sprintf("open %s in epoch %d", a.Member, a.Epoch)
 	case Suspend:
 		return "suspend: " + a.Reason
+	case Look:
+		return "look at " + a.Member
 	case Do:
 		return fmt.Sprintf("do %s %s", a.Step, a.Member)
 	case Say:

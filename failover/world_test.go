@@ -27,6 +27,9 @@ func TestInvariantsInRandomWorlds(t *testing.T) {
 			w.random()
 		}
 		w.heal()
+		if seed%3 == 0 {
+			w.lastFailover()
+		}
 		failovers, undone, crashes = failovers+w.failovers, undone+w.undone, crashes+w.crashes
 	}
 	t.Logf("%d worlds: %d failovers, %d undone, %d crashes of the proxy", worlds, failovers, undone, crashes)
@@ -366,20 +369,46 @@ func (w *world) heal() {
 	for _, s := range w.servers {
 		s.up, s.hung = true, false
 	}
-	for range 400 {
+	if w.pass(400, func() bool { return w.m.state == Serving }) {
+		return
+	}
+	w.fatalf("not serving though all servers are well: %s, %s, record %s", w.m.state, w.m.reason, w.durable)
+}
+
+// lastFailover kills the primary of a world in which all is well: whatever had
+// happened before, a standby that has everything takes over.
+func (w *world) lastFailover() {
+	dead := w.durable.Primary
+	for _, s := range w.servers {
+		w.rebuild(s)
+	}
+	w.pass(100, func() bool { return false })
+	for _, s := range w.servers {
+		s.lsn = w.servers[dead].lsn
+	}
+	w.servers[dead].up = false
+	if !w.pass(400, func() bool { return w.m.state == Serving && w.durable.Primary != dead }) {
+		w.fatalf("no standby took over from %s: %s, %s", dead, w.m.state, w.m.reason)
+	}
+}
+
+// pass lets time pass without faults, at most so many steps, until done; it
+// reports whether that came true.
+func (w *world) pass(steps int, done func() bool) bool {
+	for range steps {
 		w.now = w.now.Add(200 * time.Millisecond)
 		for _, name := range w.names {
 			w.probe(name)
 		}
 		w.finish(false)
 		for _, s := range w.servers {
-			if s.promoting {
+			if s.promoting && s.up {
 				w.promote(s)
 			}
 		}
-		if w.m.state == Serving {
-			return
+		if done() {
+			return true
 		}
 	}
-	w.fatalf("not serving though all servers are well: %s, %s, record %s", w.m.state, w.m.reason, w.durable)
+	return false
 }

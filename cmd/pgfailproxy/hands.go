@@ -21,7 +21,7 @@ func (h hands) FenceCommand(ctx context.Context, rec cluster.Record) error {
 
 func notYet(err error) bool { return errors.Is(err, promote.ErrNotYet) }
 
-func unprivileged(err error) bool {
+func refused(err error) bool {
 	var p *promote.PrivilegeError
 	return errors.As(err, &p)
 }

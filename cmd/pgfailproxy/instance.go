@@ -35,6 +35,9 @@ const (
 	// firstLook is how long the very first start waits for a member that does
 	// not answer.
 	firstLook = 10 * time.Second
+	// errorTimeout is how long a candidate may answer with errors before the
+	// next is tried.
+	errorTimeout = 5 * time.Second
 )
 
 // errStopped is the cause of a shutdown that somebody asked for.
@@ -115,12 +118,13 @@ func (i *instance) join(reg *prometheus.Registry) error {
 		Policy: failover.Policy{
 			Threshold: cfg.Threshold, StartTimeout: cfg.StartTimeout, MaxLagBytes: cfg.MaxLagBytes,
 			DrainTimeout: cfg.DrainTimeout, PromoteTimeout: cfg.PromoteTimeout,
-			FenceCommand: cfg.FenceCommand != "", RetryEvery: retryEvery, SeenEvery: seenEvery, FirstLook: firstLook,
+			FenceCommand: cfg.FenceCommand != "", RetryEvery: retryEvery, SeenEvery: seenEvery, FirstLook: firstLook, ErrorTimeout: errorTimeout,
 		},
 		Members: names, Store: i.record, Route: i.router,
 		Hands:        hands{i.promoter, cfg.FenceCommand},
 		NotYet:       notYet,
-		Unprivileged: unprivileged,
+		Refused:      refused,
+		Look:         func(member string) { i.probers[member].Nudge() },
 		FenceTimeout: cfg.FenceTimeout,
 		Log:          i.log,
 		Metrics:      failover.NewMetrics(reg),
