@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -40,8 +41,9 @@ type Prober struct {
 	nudge   chan struct{}
 
 	// Owned by Run.
-	conn   *pgconn.PgConn // kept between questions; nil after any failure
-	misses int
+	conn    *pgconn.PgConn // kept between questions; nil after any failure
+	misses  int
+	doubted bool // after a Nudge: conn says nothing of new connections
 }
 
 // New returns a Prober that connects as config says and hands each Observation
@@ -69,9 +71,11 @@ func bounded(config *pgconn.Config) *pgconn.Config {
 	return config
 }
 
-// Nudge has the member asked soon rather than at the next interval, because
-// somebody else has seen a reason to doubt it. It never blocks, and any number
-// of calls has the member asked no more often than every Retry.
+// Nudge has the member asked soon rather than at the next interval, and over a
+// new connection, because somebody has seen a reason to doubt it: a server that
+// waits for its sessions to end before it stops refuses new ones, and ours is
+// one of the old. It never blocks, and any number of calls has the member asked
+// no more often than every Retry.
 func (p *Prober) Nudge() {
 	select {
 	case p.nudge <- struct{}{}:
@@ -115,15 +119,15 @@ func (p *Prober) probe(ctx context.Context) cluster.Observation {
 	ctx, cancel := context.WithTimeout(ctx, p.timing.Timeout)
 	defer cancel()
 
-	fresh := p.conn == nil
-	err := p.connect(ctx)
+	fresh := p.conn == nil || p.doubted
+	err := p.renew(ctx)
 	if err == nil {
 		err = ask(ctx, p.conn, &o)
 	}
 	o.Took = time.Since(o.Asked)
 	if err != nil {
-		p.drop()
 		r, text := reach(err, fresh)
+		p.drop()
 		return cluster.Observation{Member: o.Member, Asked: o.Asked, Took: o.Took, Reach: r, Err: text}
 	}
 	o.Reach = cluster.ReachAnswered
@@ -132,11 +136,21 @@ func (p *Prober) probe(ctx context.Context) cluster.Observation {
 	return o
 }
 
-func (p *Prober) connect(ctx context.Context) error {
-	if p.conn != nil {
+// renew makes a connection if there is none, or it is doubted. The old one goes
+// when it is known whether there is a new one: what it proved holds until then.
+// A server that has no place for a new one is asked over the old.
+func (p *Prober) renew(ctx context.Context) error {
+	if p.conn != nil && !p.doubted {
 		return nil
 	}
+	doubted := p.doubted
+	p.doubted = false
 	conn, err := pgconn.ConnectConfig(ctx, p.config)
+	var full *pgconn.PgError
+	if doubted && errors.As(err, &full) && full.Code == "53300" {
+		return nil
+	}
+	p.drop()
 	if err != nil {
 		return err
 	}
@@ -180,7 +194,8 @@ func (p *Prober) pause(ctx context.Context, o cluster.Observation) *cluster.Obse
 	cancel()
 	<-nudged
 	if !p.conn.IsClosed() {
-		return nil // it is time to ask, or there was a nudge
+		p.doubted = time.Now().Before(next) // it was a nudge
+		return nil
 	}
 	p.drop()
 	if ctx.Err() != nil {

@@ -237,6 +237,9 @@ func TestANudgeAsksAtOnceButNotMoreOftenThanRetry(t *testing.T) {
 		b.after(500 * time.Millisecond)
 		b.prober.Nudge()
 		b.want(b.after(0), cluster.ReachAnswered)
+		if _, logins := b.member.counts(); logins != 2 {
+			t.Errorf("%d connections, want a second one: the first proves nothing of new ones", logins)
+		}
 		for range 50 {
 			b.prober.Nudge()
 			b.after(time.Millisecond)
@@ -245,6 +248,45 @@ func TestANudgeAsksAtOnceButNotMoreOftenThanRetry(t *testing.T) {
 			t.Errorf("asked %d times, want 2: a nudge within retry_interval waits", asked)
 		}
 		b.want(b.after(50*time.Millisecond), cluster.ReachAnswered)
+	})
+}
+
+// A smart shutdown: new connections are refused, and ours would keep the server
+// from ever ending.
+func TestANudgeFindsAServerThatRefusesNewConnectionsOnly(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.member.set(func(a *answerer) {
+			a.refuse = &pgproto3.ErrorResponse{Severity: "FATAL", Code: "57P03", Message: "the database system is shutting down"}
+		})
+		b.want(b.after(time.Second), cluster.ReachAnswered)
+		b.prober.Nudge()
+		b.want(b.after(200*time.Millisecond), cluster.ReachRefused, cluster.ReachRefused)
+		b.after(100 * time.Millisecond)
+		if n := b.net.Open("pg1"); n != 0 {
+			t.Errorf("%d connections are kept", n)
+		}
+	})
+}
+
+// A full server has no place for a new connection, so the old one is not given
+// away for it.
+func TestANudgeOfAFullServerKeepsTheConnection(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.member.set(func(a *answerer) {
+			a.refuse = &pgproto3.ErrorResponse{Severity: "FATAL", Code: "53300", Message: "sorry, too many clients already"}
+		})
+		b.after(200 * time.Millisecond)
+		b.prober.Nudge()
+		b.want(b.after(0), cluster.ReachAnswered)
+		b.want(b.after(time.Second), cluster.ReachAnswered)
+	})
+}
+
+// A server that sends rows without end is not read to its end.
+func TestRowsWithoutEndAreRefused(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.member.set(func(a *answerer) { a.rows = 1 << 30 })
+		b.want(b.after(time.Second), cluster.ReachFailed)
 	})
 }
 

@@ -1,7 +1,9 @@
 package health
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -39,16 +41,75 @@ from s`
 // columns is how many values query returns.
 const columns = 8
 
+// walQuery returns the highest timeline of the WAL files that a server has, in
+// hexadecimal. It needs pg_monitor.
+const walQuery = `select max(pg_catalog.substr(f.name, 1, 8)) from pg_catalog.pg_ls_waldir() f
+where f.name operator(pg_catalog.~) '^[0-9A-F]{24}$'`
+
+// errShape is an answer that no PostgreSQL gives.
+var errShape = errors.New("the answer to a probe has the wrong shape: is this PostgreSQL?")
+
 // ask sends query and fills o with the answer.
 func ask(ctx context.Context, conn *pgconn.PgConn, o *cluster.Observation) error {
-	results, err := conn.Exec(ctx, query).ReadAll()
+	row, err := one(ctx, conn, query, columns)
 	if err != nil {
 		return err
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != columns {
-		return fmt.Errorf("the answer to a probe has the wrong shape: is this PostgreSQL?")
+	if err := parse(row, o); err != nil {
+		return err
 	}
-	return parse(results[0].Rows[0], o)
+	if o.Role == cluster.RoleStandby && !o.Streaming {
+		return askWAL(ctx, conn, o)
+	}
+	return nil
+}
+
+// askWAL corrects the timeline of a standby that does not stream: its control
+// file may show an old one until the next restart point, minutes after it has
+// followed its primary to a new one. Without the privilege it stays as it is.
+func askWAL(ctx context.Context, conn *pgconn.PgConn, o *cluster.Observation) error {
+	row, err := one(ctx, conn, walQuery, 1)
+	var denied *pgconn.PgError
+	if errors.As(err, &denied) && denied.Code == "42501" || err == nil && row[0] == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	timeline, err := strconv.ParseUint(string(row[0]), 16, 32)
+	if err != nil {
+		return fmt.Errorf("timeline of WAL files: %w", err)
+	}
+	o.Position.Timeline = max(o.Position.Timeline, cluster.TimelineID(timeline))
+	return nil
+}
+
+// one returns the only row of sql, of so many columns. A server that sends more
+// than one is not read to its end.
+func one(ctx context.Context, conn *pgconn.PgConn, sql string, columns int) ([][]byte, error) {
+	results := conn.Exec(ctx, sql)
+	var row [][]byte
+	for results.NextResult() {
+		r := results.ResultReader()
+		for r.NextRow() {
+			if row != nil || len(r.Values()) != columns {
+				conn.Conn().Close() // else Close would read on
+				results.Close()
+				return nil, errShape
+			}
+			row = make([][]byte, columns)
+			for i, v := range r.Values() {
+				row[i] = bytes.Clone(v)
+			}
+		}
+	}
+	if err := results.Close(); err != nil {
+		return nil, err
+	}
+	if row == nil {
+		return nil, errShape
+	}
+	return row, nil
 }
 
 // parse reads one row of query. NULL comes as an empty value.

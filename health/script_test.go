@@ -16,6 +16,7 @@ type answerer struct {
 	standby  bool
 	timeline int
 	refuse   *pgproto3.ErrorResponse // to every new connection
+	rows     int                     // how often the row is sent, if not once
 	asked    int                     // queries answered
 	logins   int
 	conns    map[net.Conn]bool
@@ -110,6 +111,12 @@ func (a *answerer) answer(b *pgproto3.Backend) {
 	}
 	b.Send(&pgproto3.RowDescription{Fields: fields})
 	b.Send(&pgproto3.DataRow{Values: row})
+	for range a.rows {
+		b.Send(&pgproto3.DataRow{Values: row})
+		if b.Flush() != nil {
+			return
+		}
+	}
 	b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 }

@@ -13,6 +13,10 @@ import (
 // and may still come about: call it again.
 var ErrNotYet = errors.New("not yet")
 
+// ErrRefused means that a server does not let Fence change primary_conninfo,
+// though the role may: its settings are managed otherwise, or cannot be written.
+var ErrRefused = errors.New("the server refuses to change primary_conninfo")
+
 // Why Verify refuses a server.
 var (
 	// ErrStandby: it is still in recovery.

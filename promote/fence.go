@@ -105,9 +105,13 @@ func (m *member) takeConninfo(ctx context.Context) error {
 		return err
 	}
 	if c.value != "" {
-		m.taken = &c
 		// Not in a transaction with anything else: ALTER SYSTEM refuses that.
-		if err := m.exec(ctx, "alter system set primary_conninfo = ''"); err != nil {
+		err := m.exec(ctx, "alter system set primary_conninfo = ''")
+		if err != nil && sqlState(err) != "" {
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		m.taken = &c // also if it is not known whether it was
+		if err != nil {
 			return err
 		}
 	}

@@ -158,6 +158,9 @@ func (p *Promoter) Drain(ctx context.Context, name string) (cluster.Position, er
 // on its disk, which a busy one reads with short breaks.
 func (l look) drained(stood time.Duration) bool {
 	switch {
+	case l.atEnd && l.position.LSN < l.received:
+		// It may also wait because it looked for more before the last came.
+		return stood >= stillFor
 	case l.atEnd:
 		return true
 	case l.received == 0:

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -407,6 +409,27 @@ func TestMissingPrivilegesAreNamed(t *testing.T) {
 	_, err := nobody.Drain(within(t, limit), "standby")
 	wantGrants(t, err, `GRANT EXECUTE ON FUNCTION pg_wal_replay_resume() TO "No Body"`)
 	wantGrants(t, nobody.Promote(within(t, limit), "standby"), `GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO "No Body"`)
+}
+
+// A server whose settings cannot be written says so, and can be promoted all the
+// same.
+func TestFenceOfAServerWhoseSettingsAreLocked(t *testing.T) {
+	s := newScene(t)
+	// Where ALTER SYSTEM would write its new file.
+	if err := os.Mkdir(filepath.Join(s.standby.Dir(), "data", "postgresql.auto.conf.tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.p.Fence(within(t, limit), "standby"); !errors.Is(err, promote.ErrRefused) {
+		t.Fatalf("Fence: %v", err)
+	}
+	if v := pgtest.Value[string](t, s.standby, "select current_setting('primary_conninfo')"); v == "" {
+		t.Error("primary_conninfo is empty")
+	}
+	_, err := s.p.Drain(within(t, limit), "standby")
+	s.ok(err)
+	s.ok(s.p.Promote(within(t, limit), "standby"))
+	_, err = s.p.Verify(within(t, limit), "standby", s.rec)
+	s.ok(err)
 }
 
 func wantGrants(t *testing.T, err error, grants ...string) {

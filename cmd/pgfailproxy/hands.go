@@ -23,5 +23,5 @@ func notYet(err error) bool { return errors.Is(err, promote.ErrNotYet) }
 
 func refused(err error) bool {
 	var p *promote.PrivilegeError
-	return errors.As(err, &p)
+	return errors.As(err, &p) || errors.Is(err, promote.ErrRefused)
 }

@@ -32,6 +32,9 @@ const (
 	// seenEvery is how old the position in the record may get while the primary
 	// writes: one small durable write each time.
 	seenEvery = 10 * time.Second
+	// maxSettle is how long WAL from the old primary is waited for while it goes
+	// on arriving.
+	maxSettle = 5 * time.Second
 	// firstLook is how long the very first start waits for a member that does
 	// not answer.
 	firstLook = 10 * time.Second
@@ -112,7 +115,7 @@ func (i *instance) join(reg *prometheus.Registry) error {
 		ReleaseRate: cfg.ReleaseRate,
 		OnDoubt:     func(member string) { i.probers[member].Nudge() },
 	})
-	i.promoter = promote.New(conns, promote.Options{}, i.log)
+	i.promoter = promote.New(conns, promote.Options{MaxSettle: maxSettle}, i.log)
 	var err error
 	i.controller, err = failover.NewController(failover.Options{
 		Policy: failover.Policy{
