@@ -24,11 +24,14 @@ type link struct {
 
 // reach has a server take packet. While there is no primary, or it cannot be
 // reached, or it says that it is starting up or shutting down, nothing was
-// executed: the client waits, up to HoldTimeout from now, and the packet is sent
-// again. spare, if not nil, is tried first. The error is errHoldTimeout,
+// executed: the client waits, up to HoldTimeout since it first did, and the packet
+// is sent again. spare, if not nil, is tried first. The error is errHoldTimeout,
 // errClientGone, ErrServerClosed or a *pgwire.ProtocolError.
 func (s *session) reach(packet pgwire.Packet, spare *link) (*link, error) {
-	ctx, cancel := context.WithTimeoutCause(s.server.drain, s.server.opts.HoldTimeout, errHoldTimeout)
+	if s.patience.IsZero() {
+		s.patience = time.Now().Add(s.server.opts.HoldTimeout)
+	}
+	ctx, cancel := context.WithDeadlineCause(s.server.drain, s.patience, errHoldTimeout)
 	defer cancel()
 	if spare == nil {
 		if route, _ := s.server.router.Current(); route != nil {

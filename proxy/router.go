@@ -60,6 +60,7 @@ func (r *Route) leave(err error, log *slog.Logger) {
 // place is what sessions see. It is immutable.
 type place struct {
 	route   *Route // nil: wait
+	running *Route // where sessions of the term run; nil if none ever did
 	reason  string // why there is none
 	changed chan struct{}
 }
@@ -153,9 +154,18 @@ func (r *Router) Suspend(reason string) {
 
 // put publishes a place. r.mu is held.
 func (r *Router) put(route *Route, reason string) {
-	old := r.now.Swap(&place{route: route, reason: reason, changed: make(chan struct{})})
+	old := r.now.Load()
+	running := route
+	if running == nil && old.running != nil && old.running.term == r.term {
+		running = old.running
+	}
+	r.now.Store(&place{route: route, running: running, reason: reason, changed: make(chan struct{})})
 	close(old.changed)
 }
+
+// Running returns the Route of the sessions that exist, also while new ones have
+// to wait; nil if there is none.
+func (r *Router) Running() *Route { return r.now.Load().running }
 
 // Current returns the present Route, or nil and why there is none.
 func (r *Router) Current() (*Route, string) {

@@ -435,6 +435,7 @@ func TestShutdownEndsWhatDoesNotFinishInTime(t *testing.T) {
 			t.Errorf("took %s", took)
 		}
 		c.wantEnd()
+		synctest.Wait() // the member's own end too
 		if n := b.net.Open("pg1"); n != 0 {
 			t.Errorf("%d connections to the server are left", n)
 		}

@@ -40,6 +40,9 @@ type session struct {
 	client net.Conn
 	in     *bufio.Reader // of client; nil once bytes are relayed
 	began  time.Time
+	// patience is when the client has waited for as long as HoldTimeout allows;
+	// zero before it waits for the first time.
+	patience time.Time
 }
 
 func newSession(s *Server, id uint64, client net.Conn) *session {
@@ -314,7 +317,7 @@ func (s *session) fatal(reason string, e pgwire.Error) {
 func (s *session) forwardCancel(raw []byte) {
 	result := "no_primary"
 	defer func() { s.server.metrics.cancels.WithLabelValues(result).Inc() }()
-	route, _ := s.server.router.Current()
+	route := s.server.router.Running()
 	if route == nil {
 		return
 	}
