@@ -29,13 +29,16 @@ type Counts struct{ AToB, BToA atomic.Int64 }
 // the first failure, or nil when both ended. A reset by one side after the other
 // has ended is an end too: so ends a server that closes before it has read the
 // last record of its client's TLS.
+//
+// When ctx ends, b gets nothing more: what still waits to be sent to it, perhaps
+// until a broken network heals, is thrown away.
 func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
 	r := &relay{a: a, b: b, back: make(chan struct{})}
 	defer r.close()
 	if ctx.Err() != nil { // not a byte more
 		return context.Cause(ctx)
 	}
-	defer context.AfterFunc(ctx, r.close)()
+	defer context.AfterFunc(ctx, r.cut)()
 	go r.pumpBack(&counts.BToA)
 	r.pump(b, a, &counts.AToB) // one goroutine less for each session
 	<-r.back
@@ -52,6 +55,14 @@ type relay struct {
 	ended   atomic.Bool // at least one side
 	failure sync.Once
 	err     error // the first failure
+}
+
+// cut closes both sides, b with a reset.
+func (r *relay) cut() {
+	if b, ok := r.b.(interface{ SetLinger(seconds int) error }); ok {
+		b.SetLinger(0)
+	}
+	r.close()
 }
 
 func (r *relay) close() {

@@ -298,3 +298,32 @@ func TestAnIdleSessionHoldsItsTwoDescriptorsOnly(t *testing.T) {
 		t.Errorf("%d descriptors for %d sessions, want 2 of the relay and 2 of the test each", got, n)
 	}
 }
+
+// What was not sent when the context ended must not arrive later, such as when a
+// network heals: by then another server is the one.
+func TestNothingArrivesAfterTheEnd(t *testing.T) {
+	r := newRig(t, tcpPair)
+	go func() { // more than all buffers hold: the server does not read
+		for {
+			if _, err := r.client.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	deadline := time.Now().Add(10 * time.Second)
+	for last := int64(-1); ; time.Sleep(50 * time.Millisecond) {
+		now := r.counts.AToB.Load()
+		if now == last && now > 0 {
+			break // every buffer is full
+		}
+		if last = now; time.Now().After(deadline) {
+			t.Fatal("the buffers do not fill")
+		}
+	}
+	r.cancel(errors.New("given up"))
+	r.wait(t)
+	n, err := io.Copy(io.Discard, r.server)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the server got %d bytes and %v, want a reset", n, err)
+	}
+}

@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"bufio"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgfailproxy/pgwire"
+)
+
+// The time in which a client waits is one, however many packets it needs: a
+// request for TLS that was held leaves less for the start-up packet.
+func TestTheHoldTimeoutIsForAllOfAStartup(t *testing.T) {
+	inBubble(t, nil, func(b *bubble) {
+		b.answer["pg1"] = func(c net.Conn) { // refuses TLS, then is gone
+			defer c.Close()
+			r := bufio.NewReader(c)
+			pgwire.ReadPacket(r)
+			c.Write([]byte{'N'})
+			pgwire.ReadPacket(r)
+		}
+		began := time.Now()
+		c := b.dial()
+		c.send(requestPacket(sslRequest))
+		time.Sleep(29 * time.Second)
+		b.verify()
+		c.want("N")
+		b.router.Suspend("silent")
+		c.send(startupPacket("alice"))
+		c.wantFatal("57P03", "no primary server is available")
+		if took := time.Since(began); took != 30*time.Second {
+			t.Errorf("told after %s", took)
+		}
+	})
+}
+
+// While new sessions wait, those that exist go on, and may be cancelled.
+func TestASessionOnAPrimaryInDoubtCanBeCancelled(t *testing.T) {
+	inBubble(t, nil, func(b *bubble) {
+		cancelled := make(chan struct{}, 2)
+		b.answer["pg1"] = func(c net.Conn) {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			if p, err := pgwire.ReadPacket(r); err == nil && p.Kind == pgwire.KindCancel {
+				cancelled <- struct{}{}
+				return
+			}
+			c.Write(authOK)
+			io.Copy(c, r)
+		}
+		request := append(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 16}, 80877102), 1, 2, 3, 4, 5, 6, 7, 8)
+		cancel := func() {
+			c := b.dial()
+			c.send(request)
+			c.wantEnd()
+			c.Close()
+		}
+		b.verify()
+		session := b.connect()
+		session.wantServed()
+		b.router.Suspend("silent")
+		cancel()
+		synctest.Wait()
+		if len(cancelled) != 1 {
+			t.Error("the request was not passed on")
+		}
+		b.giveUp()
+		cancel()
+		if len(cancelled) != 1 {
+			t.Error("a request was passed on to a member that was given up")
+		}
+	})
+}
