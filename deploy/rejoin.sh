@@ -22,7 +22,7 @@ esac
 # primary prints the member that the proxy serves.
 primary() {
   local status
-  status=$(docker compose exec -T proxy pgfailproxy status --json) || {
+  status=$(docker compose exec -T proxy pgfailproxy status --json </dev/null) || {
     echo "rejoin: the proxy serves no primary now: see docker compose logs proxy" >&2
     return 1
   }
@@ -40,11 +40,14 @@ refuse() {
 
 refuse
 if [ -z "$yes" ]; then
-  read -rp "rejoin: delete the data of $member and clone $from? [y/N] " answer
-  [ "$answer" = y ] || exit 1
+  read -rp "rejoin: delete the data of $member and clone $from? [y/N] " answer || true
+  if [ "$answer" != y ]; then
+    echo "rejoin: nothing was done" >&2
+    exit 1
+  fi
 fi
 docker compose stop "$member"
 refuse # once more: a server that is stopped cannot be promoted any more
-docker compose run --rm -T --no-deps -e "CLONE_FROM=$from" "$member" clone
+docker compose run --rm -T --no-deps -e "CLONE_FROM=$from" "$member" clone </dev/null
 docker compose up -d --no-deps --wait "$member"
 echo "rejoin: $member is a standby of $from"

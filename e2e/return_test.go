@@ -92,10 +92,14 @@ func TestTwoFailoversInARow(t *testing.T) {
 // its record, and finishes or undoes what was begun.
 func TestTheProxyIsKilledDuringAFailover(t *testing.T) {
 	for i := range 6 {
-		delay := time.Duration(i)*100*time.Millisecond + rand.N(100*time.Millisecond)
+		// Without the kill, a failover would go on from about 0.1 s to 0.5 s
+		// after the command that kills the primary began, and from 1 s to 2.2 s
+		// after one that cuts it off, which takes a time-out to notice.
+		third := time.Duration(i / 2)
 		fault, cut := "killed", i%2 == 1
+		delay := 100*time.Millisecond + third*110*time.Millisecond + rand.N(110*time.Millisecond)
 		if cut {
-			fault = "cut off"
+			fault, delay = "cut off", 1200*time.Millisecond+third*300*time.Millisecond+rand.N(300*time.Millisecond)
 		}
 		t.Run(fmt.Sprintf("%v after the primary is %s", delay, fault), func(t *testing.T) {
 			w := newWorld(t)
@@ -113,9 +117,13 @@ func TestTheProxyIsKilledDuringAFailover(t *testing.T) {
 				w.fault(w.Kill, "pg1")
 			}
 			wg.Wait()
+			started := time.Now()
 			w.fault(w.Start, stack.Proxy)
 			s := w.awaitPrimary("pg2")
 			w.isTrue(s, "pg2", 2)
+			log, err := w.Logs(w.ctx, stack.Proxy, started)
+			w.must(err)
+			t.Logf("it began again with: %.600s", log)
 			if err := same(w.ask("INSERT INTO r VALUES (2) RETURNING current_setting('cluster_name')"), "pg2"); err != nil {
 				t.Errorf("a client: %v", err)
 			}
