@@ -37,7 +37,7 @@ type Hands interface {
 type Route interface {
 	Apply(cluster.Record)
 	Open(cluster.Epoch, cluster.Addr)
-	Suspend(reason string)
+	Suspend()
 }
 
 // Options are what a Controller needs. All fields are required.
@@ -168,7 +168,7 @@ func (c *Controller) act(a Action) {
 	case Open:
 		c.opts.Route.Open(a.Epoch, a.Addr)
 	case Suspend:
-		c.opts.Route.Suspend(a.Reason)
+		c.opts.Route.Suspend()
 	case Look:
 		c.opts.Look(a.Member)
 	case Say:

@@ -126,7 +126,7 @@ func (s *scene) Open(e cluster.Epoch, a cluster.Addr) {
 	}
 	s.epochs[e] = a.Address
 }
-func (s *scene) Suspend(string) { s.mu.Lock(); defer s.mu.Unlock(); s.open = "" }
+func (s *scene) Suspend() { s.mu.Lock(); defer s.mu.Unlock(); s.open = "" }
 
 func (s *scene) standby() cluster.Observation {
 	o := cluster.Observation{Member: "pg2", Asked: time.Now(), Reach: cluster.ReachAnswered, Role: cluster.RoleStandby, System: 7,

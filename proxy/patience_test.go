@@ -29,7 +29,7 @@ func TestTheHoldTimeoutIsForAllOfAStartup(t *testing.T) {
 		time.Sleep(29 * time.Second)
 		b.verify()
 		c.want("N")
-		b.router.Suspend("silent")
+		b.router.Suspend()
 		c.send(startupPacket("alice"))
 		c.wantFatal("57P03", "no primary server is available")
 		if took := time.Since(began); took != 30*time.Second {
@@ -62,7 +62,7 @@ func TestASessionOnAPrimaryInDoubtCanBeCancelled(t *testing.T) {
 		b.verify()
 		session := b.connect()
 		session.wantServed()
-		b.router.Suspend("silent")
+		b.router.Suspend()
 		cancel()
 		synctest.Wait()
 		if len(cancelled) != 1 {

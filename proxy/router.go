@@ -144,11 +144,13 @@ func (r *Router) Open(epoch cluster.Epoch, addr cluster.Addr) {
 }
 
 // Suspend has new sessions wait until Open; those that exist go on.
-func (r *Router) Suspend(reason string) {
+func (r *Router) Suspend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.term != nil {
-		r.put(nil, r.rec.Primary+" is in doubt: "+reason)
+		// Who reads this has not even logged in: what exactly we were told by the
+		// server is in the log and the status.
+		r.put(nil, r.rec.Primary+" is in doubt")
 	}
 }
 

@@ -152,7 +152,7 @@ func TestAFailoverEndsSessionsAndServesNewOnesElsewhere(t *testing.T) {
 		b.verify()
 		old := b.connect()
 		old.wantServed()
-		b.router.Suspend("silent")
+		b.router.Suspend()
 		waiting := b.connect()
 		time.Sleep(time.Second)
 		old.send([]byte("still"))
@@ -367,7 +367,7 @@ func TestCancelRequestsReachThePrimaryWithKeysOfEveryLength(t *testing.T) {
 			}
 			c.Close()
 		}
-		b.router.Suspend("silent")
+		b.router.Suspend()
 		c := b.dial()
 		c.send(append([]byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 42}, make([]byte, 4)...))
 		c.wantEnd() // never held
@@ -399,7 +399,7 @@ func TestShutdownLetsSessionsFinishAndSendsHeldClientsAway(t *testing.T) {
 		b.verify()
 		running := b.connect()
 		running.wantServed()
-		b.router.Suspend("silent")
+		b.router.Suspend()
 		held := b.connect()
 		synctest.Wait()
 		done := make(chan error, 1)

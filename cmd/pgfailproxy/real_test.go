@@ -233,6 +233,31 @@ func TestARestartOfThePrimaryIsNoFailover(t *testing.T) {
 	}
 }
 
+// A smart shutdown refuses new sessions and waits for the old ones. New clients
+// are served elsewhere, and nothing of ours keeps the server from ending.
+func TestASmartShutdownIsAFailover(t *testing.T) {
+	one, two := pair(t)
+	r := start(t, t.TempDir(), []*pgserver.Server{one, two})
+	session := r.connect()
+	stopped := make(chan error, 1)
+	go func() { stopped <- one.Stop(t.Context(), pgserver.Smart) }()
+	pgtest.Until(t, 20*time.Second, func() error {
+		c, err := pgx.Connect(t.Context(), one.ConnString("postgres", "postgres"))
+		if err == nil {
+			c.Close(context.Background())
+			return errors.New("it takes new sessions")
+		}
+		return nil
+	})
+	if got := r.where(); got != two.Port() {
+		t.Fatalf("served by port %d, want %d", got, two.Port())
+	}
+	session.Close(context.Background())
+	if err := <-stopped; err != nil {
+		t.Errorf("the old primary does not end: %v", err)
+	}
+}
+
 func TestTwoWritableMembersAreRefusedAndNamed(t *testing.T) {
 	one := pgtest.Primary(t, pgserver.Options{Name: "pg1"})
 	two := pgtest.Standby(t, one, pgserver.Options{Name: "pg2"})
