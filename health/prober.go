@@ -54,7 +54,7 @@ func New(member string, config *pgconn.Config, timing Timing, report func(cluste
 
 // Once asks a member once, over a connection of its own, within timeout.
 func Once(ctx context.Context, member string, config *pgconn.Config, timeout time.Duration) cluster.Observation {
-	p := &Prober{member: member, config: bounded(config), timing: Timing{Timeout: timeout}}
+	p := &Prober{member: member, config: bounded(config), timing: Timing{Timeout: timeout, Retry: timeout}}
 	defer p.drop()
 	return p.probe(ctx)
 }
@@ -145,7 +145,7 @@ func (p *Prober) renew(ctx context.Context) error {
 	}
 	doubted := p.doubted
 	p.doubted = false
-	conn, err := pgconn.ConnectConfig(ctx, p.config)
+	conn, err := connect(ctx, p.config, p.timing.Retry)
 	var full *pgconn.PgError
 	if doubted && errors.As(err, &full) && full.Code == "53300" {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ type bubble struct {
 	t      *testing.T
 	net    *memnet.Network
 	member *answerer
+	dial   func(context.Context) (net.Conn, error) // if the network is not to be asked
 	prober *Prober
 	ln     net.Listener
 
@@ -45,7 +47,15 @@ func inBubble(t *testing.T, test func(b *bubble)) {
 			t.Fatal(err)
 		}
 		config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"pg1"}, nil }
-		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return b.net.Dial(ctx, "pg1") }
+		config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			b.mu.Lock()
+			dial := b.dial
+			b.mu.Unlock()
+			if dial != nil {
+				return dial(ctx)
+			}
+			return b.net.Dial(ctx, "pg1")
+		}
 		b.prober = New("pg1", config, timing, func(o cluster.Observation) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -158,6 +168,30 @@ func TestAHangIsDeclaredAfterIntervalAndThreeTimeouts(t *testing.T) {
 		b.want(b.after(time.Second), cluster.ReachSilent)
 		b.want(b.after(999 * time.Millisecond))
 		b.want(b.after(time.Millisecond), cluster.ReachSilent)
+	})
+}
+
+// A host dies with its server: packets vanish for a moment, then it is known to be
+// gone. That a question was asked in the wrong moment must not cost a time-out;
+// and it is one miss, however many connections it took.
+func TestAPacketThatVanishesDoesNotDelayTheNextRefusal(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		broken := time.Now()
+		b.mu.Lock()
+		b.dial = func(ctx context.Context) (net.Conn, error) {
+			if time.Since(broken) < 250*time.Millisecond {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return nil, syscall.ECONNREFUSED
+		}
+		b.mu.Unlock()
+		b.member.breakAll()
+		// Attempts at once, after 100 ms and 200 ms more; the last is refused.
+		b.want(b.after(299*time.Millisecond), cluster.ReachLost)
+		// The next question is due already.
+		b.want(b.after(time.Millisecond), cluster.ReachRefused, cluster.ReachRefused)
+		b.want(b.after(100*time.Millisecond), cluster.ReachRefused)
 	})
 }
 

@@ -18,6 +18,9 @@ import (
 // reach tells what an error of a probe says about the member, and in which
 // words. fresh says that the connection was made for this probe.
 func reach(err error, fresh bool) (cluster.Reach, string) {
+	if err == nil {
+		return cluster.ReachAnswered, ""
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return reachOf(pg, fresh)
