@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"pgfailproxy/config"
 	"pgfailproxy/failover"
 	"pgfailproxy/internal/history"
@@ -120,7 +122,31 @@ func (d *demo) startServers(ctx context.Context, install pgserver.Install) (err 
 		return err
 	}
 	d.story.tell("pg2, its hot standby, is up on %s", d.two.Addr())
+	if err := d.synchronize(ctx); err != nil {
+		return err
+	}
+	d.story.tell("pg1 acknowledges a commit only when pg2 has it too (synchronous_standby_names)")
 	return nil
+}
+
+// synchronize has pg1 wait for pg2 with each commit: replication without that
+// may lose what was acknowledged in the last milliseconds, and there would be
+// nothing to prove. It is set on pg1 alone, so that pg2 waits for nobody.
+func (d *demo) synchronize(ctx context.Context) error {
+	conn, err := pgconn.Connect(ctx, d.one.ConnString(pgserver.Superuser, "postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, sql := range []string{"alter system set synchronous_standby_names = 'pg2'", "select pg_reload_conf()"} {
+		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+			return err
+		}
+	}
+	return until(ctx, nil, func() bool {
+		results, err := conn.Exec(ctx, "select from pg_stat_replication where application_name = 'pg2' and sync_state = 'sync'").ReadAll()
+		return err == nil && len(results) == 1 && len(results[0].Rows) == 1
+	})
 }
 
 // newInstance makes the same proxy that run does, by the same flags.
@@ -185,7 +211,6 @@ func (d *demo) count(ctx context.Context, w *writer, before int) error {
 	d.story.tell("rows acknowledged before the kill: %d; after it: %d", before, result.Acknowledged-before)
 	d.story.tell("sent and never answered, so in doubt: %d, of which %d are there", result.InDoubt, result.InDoubtThere)
 	if err := result.Err(); err != nil {
-		d.story.tell("replication is asynchronous, and pg2 had not received everything when pg1 died")
 		return err
 	}
 	d.story.tell("proof: pg2 has every one of the %d acknowledged rows, and none twice", result.Acknowledged)
