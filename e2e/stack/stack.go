@@ -164,7 +164,7 @@ func (s *Stack) environ() []string {
 		"POSTGRES_PASSWORD="+postgresPassword,
 		"REPLICATOR_PASSWORD="+replicatorPassword,
 		"PROXY_PASSWORD="+proxyPassword,
-		"PROXY_LOG_FORMAT=json", // tests read it
+		"PROXY_LOG_FORMAT=json",        // tests read it
 		"PGPASSWORD="+postgresPassword, // for Run
 	)
 	for name, port := range s.ports {
