@@ -71,8 +71,8 @@ func (p *Promoter) settle(ctx context.Context, m *member) (look, error) {
 	still := time.Now()
 	for first := true; ; first = false {
 		l, err := m.look(ctx)
-		if err != nil || !l.receiver {
-			return l, err
+		if err != nil || !l.connected {
+			return l, err // one that only tries to connect gets nothing
 		}
 		if l.received != last.received || l.written != last.written || l.written > l.received {
 			last, still = l, time.Now()

@@ -111,6 +111,7 @@ type look struct {
 	received  cluster.LSN // and made durable; zero if it has received nothing since it started
 	written   cluster.LSN // received, perhaps not durable yet; zero without a connected receiver
 	receiver  bool        // the WAL receiver's process exists, connected or not
+	connected bool        // it is connected
 	paused    bool        // the replay is paused, or will be
 	atEnd     bool        // the replay waits for WAL that is not there
 	waitingOn string      // what the replay waits for, if it is known
@@ -144,7 +145,8 @@ select s.recovering,
   (select u.wait_event in ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval') from startup u),
   (select u.wait_event from startup u),
   current_setting('recovery_min_apply_delay'),
-  (select w.written_lsn from pg_stat_wal_receiver w)
+  (select w.written_lsn from pg_stat_wal_receiver w),
+  exists (select from pg_stat_wal_receiver w where w.pid is not null)
 from s`
 
 func (m *member) look(ctx context.Context) (look, error) {
@@ -157,7 +159,7 @@ func (m *member) look(ctx context.Context) (look, error) {
 
 // parseLook reads a row of lookQuery, where NULL is an empty value.
 func parseLook(row [][]byte) (l look, err error) {
-	if len(row) != 12 {
+	if len(row) != 13 {
 		return look{}, fmt.Errorf("the answer has %d columns: is this PostgreSQL?", len(row))
 	}
 	is := func(i int) bool { return string(row[i]) == "t" }
@@ -188,7 +190,7 @@ func parseLook(row [][]byte) (l look, err error) {
 	if l.written, err = parseLSN(row[11]); err != nil {
 		return look{}, err
 	}
-	l.receiver, l.paused, l.atEnd = is(6), is(7), is(8)
+	l.receiver, l.connected, l.paused, l.atEnd = is(6), is(12), is(7), is(8)
 	l.waitingOn, l.delay = string(row[9]), string(row[10])
 	return l, nil
 }
