@@ -22,6 +22,7 @@ type attempt struct {
 	failed          map[string]string // members given up as candidates, and why
 	progress        time.Time         // when the present step last got on
 	position        cluster.Position  // how far it was then
+	failing         time.Time         // when it first failed since it last did not
 }
 
 func newAttempt(rec cluster.Record, cause string, started time.Time) attempt {
@@ -66,7 +67,14 @@ func (m *Machine) begin(candidate string) {
 		m.attempt.started, m.attempt.lap = m.now, m.now
 	}
 	m.attempt.candidate = candidate
-	m.attempt.progress, m.attempt.position = m.now, cluster.Position{}
+	m.attempt.progress, m.attempt.position, m.attempt.failing = m.now, cluster.Position{}, time.Time{}
+}
+
+// gotOn notes how far a candidate's replay is.
+func (m *Machine) gotOn(p cluster.Position) {
+	if p.LSN > m.attempt.position.LSN {
+		m.attempt.position, m.attempt.progress = p, m.now
+	}
 }
 
 // becomePromoting: the candidate is drained and fit. Its name is made durable
@@ -162,6 +170,9 @@ func (m *Machine) fenced(ev Done) {
 			slog.String("member", ev.Member), slog.String("cause", ev.Err.Error()))
 		m.phase("fence")
 	case ev.Err != nil || !ev.Final:
+		// A receiver ends only when what it received is replayed.
+		o := m.views[ev.Member].last
+		m.gotOn(cluster.Position{Timeline: o.Position.Timeline, LSN: o.Replayed})
 		if why := m.hopeless(ev, m.policy.DrainTimeout); why != "" {
 			m.giveUp(ev.Member, "its WAL receiver could not be stopped: "+why)
 			return
@@ -173,7 +184,7 @@ func (m *Machine) fenced(ev Done) {
 	default:
 		m.say(slog.LevelInfo, "candidate fenced: it receives no more WAL", slog.String("member", ev.Member), m.phase("fence"))
 	}
-	m.attempt.progress = m.now
+	m.begin(ev.Member)
 	m.step(StepDrain, ev.Member)
 }
 
@@ -182,9 +193,7 @@ func (m *Machine) drained(ev Done) {
 		return
 	}
 	if ev.Err != nil || !ev.Final {
-		if ev.Position.LSN > m.attempt.position.LSN {
-			m.attempt.position, m.attempt.progress = ev.Position, m.now
-		}
+		m.gotOn(ev.Position)
 		if why := m.hopeless(ev, m.policy.DrainTimeout); why != "" {
 			m.giveUp(ev.Member, fmt.Sprintf("its replay does not get beyond %s: %s", m.attempt.position, why))
 			return
@@ -250,18 +259,24 @@ func (m *Machine) again(ev Done, what string) {
 // progress.
 func (m *Machine) hopeless(ev Done, limit time.Duration) string {
 	last := ""
+	switch {
+	case ev.Err == nil:
+		m.attempt.failing = time.Time{}
+	case m.attempt.failing.IsZero():
+		m.attempt.failing = m.now
+	}
 	if ev.Err != nil {
 		last = ", the last error: " + ev.Err.Error()
-		// Before it is recorded, another may be as good, and is not tried yet.
-		if ev.Step == StepFence || ev.Step == StepDrain {
-			limit = min(limit, m.policy.ErrorTimeout)
-		}
 	}
+	// Before it is recorded, another may be as good, and is not tried yet.
+	early := ev.Step == StepFence || ev.Step == StepDrain
 	switch v := m.views[ev.Member]; {
 	case ev.Refused:
 		return ev.Err.Error()
 	case v.misses >= m.policy.Threshold:
 		return "it does not answer any more: " + v.last.Err
+	case early && ev.Err != nil && m.now.Sub(m.attempt.failing) >= m.policy.ErrorTimeout:
+		return fmt.Sprintf("nothing but errors for %s%s", m.policy.ErrorTimeout, last)
 	case m.now.Sub(m.attempt.progress) >= limit:
 		return fmt.Sprintf("no progress for %s%s", limit, last)
 	}

@@ -246,8 +246,8 @@ func (c *Controller) carryOut(ctx context.Context, order Action) (ev Event, fail
 	}
 	done.Final = err == nil
 	done.Refused = err != nil && c.opts.Refused(err)
-	again := do.Step != StepFenceCommand
-	if !(again && err != nil && c.opts.NotYet(err)) {
+	// An error may say both, at the end of its time: then it is one.
+	if err != nil && (done.Refused || do.Step == StepFenceCommand || !c.opts.NotYet(err)) {
 		done.Err = err
 	}
 	return done, err != nil

@@ -3,6 +3,7 @@ package failover
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"pgfailproxy/cluster"
@@ -212,8 +213,9 @@ func (m *Machine) watch() {
 		if m.state != Serving {
 			m.becomeServing(v)
 		}
-		if len(m.unfence) > 0 && !m.now.Before(m.unfenceAt) {
-			m.step(StepUnfence, m.unfence[0])
+		there := func(name string) bool { return m.views[name].last.Healthy() }
+		if i := slices.IndexFunc(m.unfence, there); i >= 0 && !m.now.Before(m.unfenceAt) {
+			m.step(StepUnfence, m.unfence[i])
 			return
 		}
 		m.refreshSeen()
@@ -224,11 +226,6 @@ func (m *Machine) watch() {
 	}
 	cause, dead := v.dead(m.now, m.rec, m.policy)
 	if !dead || m.now.Before(m.retryAt) {
-		return
-	}
-	if other := m.promotedByOthers(); other != "" {
-		m.becomeHalted(fmt.Sprintf("%s is gone (%s), and %s is writable on timeline %d, which is not our doing: if it is the new primary, stop the proxy, move the record away and start it again; if not, stop %s",
-			m.rec.Primary, cause, other, m.views[other].last.Position.Timeline, other))
 		return
 	}
 	candidate, refused := m.choose()
@@ -245,7 +242,8 @@ func (m *Machine) watch() {
 func (m *Machine) promotedByOthers() string {
 	for _, name := range m.members {
 		o := m.views[name].last
-		if o.Healthy() && o.System == m.rec.System && o.Role == cluster.RolePrimary && o.Position.Timeline > m.rec.Timeline {
+		ours := name == m.rec.Candidate || m.attempt.failed[name] != ""
+		if !ours && o.Healthy() && o.System == m.rec.System && o.Role == cluster.RolePrimary && o.Position.Timeline > m.rec.Timeline {
 			return name
 		}
 	}

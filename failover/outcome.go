@@ -124,7 +124,9 @@ func (m *Machine) finished(before cluster.Record) {
 	m.say(slog.LevelWarn, "failover done: sessions go to the new primary",
 		slog.String("from", before.Primary), slog.String("member", m.rec.Primary),
 		slog.Uint64("epoch", uint64(m.rec.Epoch)), slog.Uint64("timeline", uint64(m.rec.Timeline)), slog.Duration("took", took))
-	m.attempt, m.unfence = attempt{}, nil
+	m.unfence = slices.DeleteFunc(m.unfence, func(name string) bool { return name == m.rec.Primary })
+	m.attempt, m.unfenceAt = attempt{}, time.Time{}
+	clear(m.told)
 	m.become(Serving, "")
 	m.think()
 }

@@ -116,6 +116,10 @@ func (m *Machine) tooFarBehind(l cluster.LSN) string {
 // choose returns the fit member that has the most WAL, the first listed of
 // equals; or none, and why each was refused.
 func (m *Machine) choose() (candidate, refused string) {
+	if other := m.promotedByOthers(); other != "" {
+		return "", fmt.Sprintf("%s is writable on timeline %d, which is not our doing: if it is the new primary, stop the proxy, move the record away and start it again; if not, stop %s",
+			other, m.views[other].last.Position.Timeline, other)
+	}
 	var best cluster.LSN
 	var why []string
 	for _, name := range m.members {

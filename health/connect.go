@@ -28,6 +28,7 @@ func connect(ctx context.Context, config *pgconn.Config, retry time.Duration) (*
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan attempt)
 	started, pending := 0, 0
+	var full error
 	try := func() {
 		started++
 		pending++
@@ -52,8 +53,18 @@ func connect(ctx context.Context, config *pgconn.Config, retry time.Duration) (*
 		select {
 		case a := <-results:
 			pending--
-			if r, _ := reach(a.err, true); a.err == nil || r != cluster.ReachSilent || pending == 0 {
+			switch r, _ := reach(a.err, true); r {
+			case cluster.ReachFull: // perhaps for our own sake: the others may get in
+				full = a.err
+			case cluster.ReachSilent:
+			default:
 				return a.conn, a.err
+			}
+			switch {
+			case pending == 0 && full != nil:
+				return nil, full
+			case pending == 0:
+				return nil, a.err
 			}
 		case <-timer.C:
 			if started < maxAttempts && ctx.Err() == nil {

@@ -185,16 +185,16 @@ func (p *Prober) pause(ctx context.Context, o cluster.Observation) *cluster.Obse
 	}
 	wait, cancel := context.WithDeadline(ctx, next)
 	defer cancel()
-	nudged := make(chan struct{})
+	nudged := make(chan bool, 1)
 	go p.awaitNudge(wait, soonest, cancel, nudged)
 	err := p.conn.WaitForNotification(wait)
 	for err == nil { // somebody notifies on a channel: not for us
 		err = p.conn.WaitForNotification(wait)
 	}
 	cancel()
-	<-nudged
+	doubted := <-nudged
 	if !p.conn.IsClosed() {
-		p.doubted = time.Now().Before(next) // it was a nudge
+		p.doubted = doubted
 		return nil
 	}
 	p.drop()
@@ -223,17 +223,17 @@ func (p *Prober) gap(o cluster.Observation) time.Duration {
 func (p *Prober) sleep(ctx context.Context, next, soonest time.Time) {
 	wait, cancel := context.WithDeadline(ctx, next)
 	defer cancel()
-	done := make(chan struct{})
+	done := make(chan bool, 1)
 	go p.awaitNudge(wait, soonest, cancel, done)
 	<-done
 }
 
 // awaitNudge calls cancel when the member is to be asked before ctx ends, and
-// closes done when it is.
-func (p *Prober) awaitNudge(ctx context.Context, soonest time.Time, cancel context.CancelFunc, done chan<- struct{}) {
-	defer close(done)
+// tells nudged, when it is done, whether there was a Nudge.
+func (p *Prober) awaitNudge(ctx context.Context, soonest time.Time, cancel context.CancelFunc, nudged chan<- bool) {
 	select {
 	case <-ctx.Done():
+		nudged <- false
 		return
 	case <-p.nudge:
 	}
@@ -244,4 +244,5 @@ func (p *Prober) awaitNudge(ctx context.Context, soonest time.Time, cancel conte
 	case <-timer.C:
 		cancel()
 	}
+	nudged <- true
 }

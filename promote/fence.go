@@ -107,7 +107,7 @@ func (m *member) takeConninfo(ctx context.Context) error {
 	if c.value != "" {
 		// Not in a transaction with anything else: ALTER SYSTEM refuses that.
 		err := m.exec(ctx, "alter system set primary_conninfo = ''")
-		if err != nil && sqlState(err) != "" {
+		if refuses(err) {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		m.taken = &c // also if it is not known whether it was
@@ -117,6 +117,14 @@ func (m *member) takeConninfo(ctx context.Context) error {
 	}
 	// Again even if it was empty: an earlier call may have ended between.
 	return m.exec(ctx, "select pg_reload_conf()")
+}
+
+// refuses reports whether err is a server's answer to ALTER SYSTEM itself, and
+// not that it ends our connection or takes no new one.
+func refuses(err error) bool {
+	var login *pgconn.ConnectError
+	state := sqlState(err)
+	return state != "" && !strings.HasPrefix(state, "57") && !errors.As(err, &login)
 }
 
 const mayFenceQuery = `select quote_ident(current_user),
@@ -250,6 +258,9 @@ func (m *member) giveConninfo(ctx context.Context) error {
 	if m.taken == nil {
 		return m.notTaken(ctx)
 	}
+	if c, err := m.conninfo(ctx); err != nil || c.value != "" && c.value != m.taken.value {
+		return err // somebody has set another one: theirs is newer
+	}
 	sql := "alter system reset primary_conninfo"
 	if m.taken.auto {
 		if _, err := m.query(ctx, "select 1"); err != nil { // EscapeString needs a connection
@@ -285,8 +296,11 @@ func (m *member) giveConninfo(ctx context.Context) error {
 // notTaken returns an error if the member is a standby that was fenced by an
 // earlier run of the program.
 func (m *member) notTaken(ctx context.Context) error {
-	if err := m.mayFence(ctx); err != nil {
-		return nil // then it was not fenced, or cannot be looked at
+	var denied *PrivilegeError
+	if err := m.mayFence(ctx); errors.As(err, &denied) {
+		return nil // then it was not fenced
+	} else if err != nil {
+		return err
 	}
 	l, err := m.look(ctx)
 	if err != nil || !l.recovering {

@@ -75,3 +75,37 @@ func TestASessionOnAPrimaryInDoubtCanBeCancelled(t *testing.T) {
 		}
 	})
 }
+
+func TestAClientsOwnTimeIsNoHold(t *testing.T) {
+	inBubble(t, func(o *Options, _ *RouterOptions) { o.HoldTimeout = 5 * time.Second }, func(b *bubble) {
+		b.verify()
+		c := b.dial()
+		c.send(requestPacket(sslRequest))
+		c.want("N")
+		time.Sleep(6 * time.Second) // less than startup_timeout
+		c.send(startupPacket("alice"))
+		c.wantServed()
+	})
+}
+
+func TestACancelWithoutASessionReachesNoMemberInDoubt(t *testing.T) {
+	inBubble(t, nil, func(b *bubble) {
+		got := make(chan struct{}, 1)
+		b.answer["pg1"] = func(c net.Conn) {
+			defer c.Close()
+			if p, err := pgwire.ReadPacket(bufio.NewReader(c)); err == nil && p.Kind == pgwire.KindCancel {
+				got <- struct{}{}
+			}
+		}
+		b.verify()
+		b.router.Suspend() // such as: pg1 came back in recovery, or is another system
+		c := b.dial()
+		c.send(append(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 16}, 80877102), 1, 2, 3, 4, 5, 6, 7, 8))
+		c.wantEnd()
+		c.Close()
+		synctest.Wait()
+		if len(got) > 0 {
+			t.Error("a client's bytes reached a member that is not proved to be the primary, and no session runs there")
+		}
+	})
+}

@@ -28,10 +28,9 @@ type link struct {
 // is sent again. spare, if not nil, is tried first. The error is errHoldTimeout,
 // errClientGone, ErrServerClosed or a *pgwire.ProtocolError.
 func (s *session) reach(packet pgwire.Packet, spare *link) (*link, error) {
-	if s.patience.IsZero() {
-		s.patience = time.Now().Add(s.server.opts.HoldTimeout)
-	}
-	ctx, cancel := context.WithDeadlineCause(s.server.drain, s.patience, errHoldTimeout)
+	began := time.Now()
+	defer func() { s.patience -= time.Since(began) }()
+	ctx, cancel := context.WithTimeoutCause(s.server.drain, s.patience, errHoldTimeout)
 	defer cancel()
 	if spare == nil {
 		if route, _ := s.server.router.Current(); route != nil {

@@ -167,7 +167,13 @@ func (r *Router) put(route *Route, reason string) {
 
 // Running returns the Route of the sessions that exist, also while new ones have
 // to wait; nil if there is none.
-func (r *Router) Running() *Route { return r.now.Load().running }
+func (r *Router) Running() *Route {
+	p := r.now.Load()
+	if p.route == nil && p.running != nil && p.running.term.running.Load() == 0 {
+		return nil // nothing proves that the member is still what it was
+	}
+	return p.running
+}
 
 // Current returns the present Route, or nil and why there is none.
 func (r *Router) Current() (*Route, string) {

@@ -40,14 +40,14 @@ type session struct {
 	client net.Conn
 	in     *bufio.Reader // of client; nil once bytes are relayed
 	began  time.Time
-	// patience is when the client has waited for as long as HoldTimeout allows;
-	// zero before it waits for the first time.
-	patience time.Time
+	// patience is what is left of HoldTimeout: what the client spends between its
+	// packets is its own time.
+	patience time.Duration
 }
 
 func newSession(s *Server, id uint64, client net.Conn) *session {
 	return &session{
-		server: s, client: client, in: bufio.NewReaderSize(client, readAhead), began: time.Now(),
+		server: s, client: client, in: bufio.NewReaderSize(client, readAhead), began: time.Now(), patience: s.opts.HoldTimeout,
 		log: s.log.With("session", id),
 	}
 }

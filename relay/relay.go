@@ -36,6 +36,7 @@ func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
 	r := &relay{a: a, b: b, back: make(chan struct{})}
 	defer r.close()
 	if ctx.Err() != nil { // not a byte more
+		r.cut()
 		return context.Cause(ctx)
 	}
 	defer context.AfterFunc(ctx, r.cut)()
@@ -90,7 +91,7 @@ func (r *relay) pump(dst, src net.Conn, count *atomic.Int64) {
 		err = nil
 	}
 	r.failure.Do(func() { r.err = err })
-	r.close()
+	r.cut()
 }
 
 // move moves bytes one way. It always returns an error, io.EOF when src ended.
