@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/pgtest":   {"internal/pgserver"},
 	"e2e":               {},
 	"e2e/stack":         {"admin"},
-	"bench":             {"admin", "e2e/stack", "internal/history", "internal/pgserver"},
+	"bench":             {"admin", "e2e/stack", "internal/pgserver"},
 	"cmd/pgfailproxy": {"admin", "cluster", "config", "failover", "health", "internal/history", "internal/pgserver", "internal/tcp",
 		"lease", "promote", "proxy"},
 }
@@ -53,9 +53,9 @@ var keepers = map[string][]string{
 }
 
 // pure packages and files do no I/O and read no clock.
+// See also TestTheDecisionReadsNoClock.
 var pure = map[string][]string{
-	"cluster":  {"net", "os", "io", "sync", "context"},
-	"failover": {}, // see TestTheDecisionReadsNoClock
+	"cluster": {"net", "os", "io", "sync", "context"},
 }
 
 // source is a Go file outside tests.
@@ -103,13 +103,25 @@ func sources(t *testing.T) []source {
 }
 
 func TestArrowsGoOneWay(t *testing.T) {
+	used := map[string]bool{}
+	defer func() {
+		for folder, all := range arrows {
+			for _, to := range all {
+				if !used[folder+" "+to] {
+					t.Errorf("nobody uses the arrow from %s to %s: take it out", folder, to)
+				}
+			}
+		}
+	}()
 	for _, s := range sources(t) {
 		allowed, known := arrows[s.folder]
 		if !known {
 			t.Errorf("%s: package %s has no place in the house: give it one in arrows and in ARCHITECTURE.md", s.path, s.folder)
 		}
 		for _, name := range s.imports {
-			if ours, ok := strings.CutPrefix(name, module+"/"); ok && !slices.Contains(allowed, ours) {
+			ours, ok := strings.CutPrefix(name, module+"/")
+			used[s.folder+" "+ours] = ok
+			if ok && !slices.Contains(allowed, ours) {
 				t.Errorf("%s imports %s: %s may import only %v", s.path, ours, s.folder, allowed)
 			}
 			for library, folders := range keepers {

@@ -35,28 +35,3 @@ func Table() string {
 	}
 	return b.String()
 }
-
-// Example returns a YAML file with every setting at its default, commented out
-// except for the members.
-func Example() string {
-	var b strings.Builder
-	for i, s := range settings {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		help := strings.ReplaceAll(s.help, "`", "")
-		if s.zero != "" {
-			help += "; " + s.zeroWord() + ": " + s.zero
-		}
-		fmt.Fprintf(&b, "# %s.\n", strings.ToUpper(help[:1])+help[1:])
-		switch {
-		case s.key == membersKey:
-			fmt.Fprintf(&b, "%s:\n  pg1: host=10.0.0.1 user=pgfailproxy\n  pg2: host=10.0.0.2 user=pgfailproxy\n", s.key)
-		case s.def == "":
-			fmt.Fprintf(&b, "# %s: \"\"\n", s.key)
-		default:
-			fmt.Fprintf(&b, "# %s: %s\n", s.key, s.def)
-		}
-	}
-	return b.String()
-}

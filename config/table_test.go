@@ -53,24 +53,6 @@ func TestSizesAndDurationsReadBackAsWritten(t *testing.T) {
 	}
 }
 
-func TestTheExampleFileHoldsTheDefaults(t *testing.T) {
-	asIs := mustLoad(t, nil, "--config", write(t, Example()))
-	// With every setting switched on it is still right, and still the defaults.
-	var on strings.Builder
-	for line := range strings.Lines(Example()) {
-		if rest, ok := strings.CutPrefix(line, "# "); ok {
-			if key, _, _ := strings.Cut(rest, ":"); lookup(key) != nil {
-				line = rest
-			}
-		}
-		on.WriteString(line)
-	}
-	all := mustLoad(t, nil, "--config", write(t, on.String()))
-	if asIs.String() != all.String() || strings.Join(names(all), " ") != "pg1 pg2" {
-		t.Errorf("as it is: %s\nall set:  %s", asIs, all)
-	}
-}
-
 func TestTheReadmeHasTheTableOfSettings(t *testing.T) {
 	const path, begin, end = "../README.md", "<!-- settings -->\n", "<!-- /settings -->"
 	text, err := os.ReadFile(path)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -190,7 +191,7 @@ func (c *Controller) announce(r Report) {
 		attrs = append(attrs, "seen_before_fault", r.Started.Sub(r.SeenAt))
 	}
 	for _, p := range r.Phases {
-		attrs = append(attrs, "took_"+p.Name, p.Took)
+		attrs = append(attrs, "took_"+strings.ReplaceAll(p.Name, " ", "_"), p.Took)
 	}
 	c.opts.Log.Info("failover report", attrs...)
 }

@@ -21,7 +21,8 @@ const (
 	// sessions wait, those that exist go on. Nothing was given up.
 	Suspecting State = "suspecting"
 	// Holding: the primary is declared dead and a candidate is at hand; the
-	// intent to give it up is being recorded. Then its sessions are ended.
+	// intent to give it up is being recorded. Then its sessions are ended. Or it
+	// is back in time, and it is being recorded that it is kept.
 	Holding State = "holding"
 	// Draining: the candidate is cut off from the old primary and replays what
 	// it has. Until a candidate is recorded, a primary that comes back is kept.

@@ -35,7 +35,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "pgfailproxy_failovers_total", Help: "Failovers that ended, by what became of acknowledged commits.",
 		}, []string{"verdict"}),
 		bytesAtRisk: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "pgfailproxy_failover_at_risk_bytes", Help: "WAL seen on given-up primaries that their successors lack, in all failovers.",
+			Name: "pgfailproxy_failover_at_risk_bytes_total", Help: "WAL seen on given-up primaries that their successors lack, in all failovers.",
 		}),
 		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "pgfailproxy_failover_phase_seconds", Help: "Time that each phase of a failover took.", Buckets: buckets,

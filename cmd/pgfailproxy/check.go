@@ -24,7 +24,8 @@ Reads the configuration as run does, asks every member, and says what is wrong
 and how to mend it. It changes nothing and does not need the proxy to run.
 Exits with 0 when a failover could happen now, else with 1.`
 
-// supported are the major versions of PostgreSQL that the proxy is tested with.
+// oldest and newest are the major versions of PostgreSQL that the proxy is
+// tested with.
 const oldest, newest = 15, 18
 
 // checkup collects what check finds.
@@ -141,7 +142,7 @@ func major(version int) string {
 // settingsQuery returns, one row: may call pg_promote, pg_reload_conf,
 // pg_wal_replay_resume; may set primary_conninfo; is a pg_monitor;
 // synchronous_standby_names, wal_retrieve_retry_interval (ms),
-// recovery_min_apply_delay (ms), free connections kept for others.
+// recovery_min_apply_delay (ms), the role's name.
 const settingsQuery = `select
   pg_catalog.has_function_privilege('pg_catalog.pg_promote(boolean,integer)', 'execute'),
   pg_catalog.has_function_privilege('pg_catalog.pg_reload_conf()', 'execute'),

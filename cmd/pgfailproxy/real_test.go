@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -66,7 +67,7 @@ func start(t *testing.T, dir string, members []*pgserver.Server, more ...string)
 		t.Fatal(err)
 	}
 	r := &running{t: t, log: &lockedBuffer{}}
-	if r.i, err = newInstance(cfg, newLogger(r.log, "text", -4)); err != nil {
+	if r.i, err = newInstance(cfg, newLogger(r.log, "text", slog.LevelDebug)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -302,12 +303,12 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 		_, shown[path] = r.get(path)
 	}
 	var out bytes.Buffer
-	statusCommand(t.Context(), []string{"--admin", r.i.http.Addr().String()}, streams{&out, &out})
-	shown["status"] = out.String()
+	err := statusCommand(t.Context(), []string{"--admin", r.i.http.Addr().String()}, streams{&out, &out})
+	shown["status"] = fmt.Sprint(out.String(), err)
 	out.Reset()
-	checkCommand(t.Context(), []string{"--record", filepath.Join(dir, "record"),
+	err = checkCommand(t.Context(), []string{"--record", filepath.Join(dir, "record"),
 		"--member", "pg1=" + one.ConnString("postgres", "postgres"), "--member", "pg2=" + two.ConnString("postgres", "postgres")}, streams{&out, &out})
-	shown["check"] = out.String()
+	shown["check"] = fmt.Sprint(out.String(), err)
 	for where, text := range shown {
 		if len(text) < 40 {
 			t.Errorf("%s shows nothing: %q", where, text)

@@ -49,7 +49,7 @@ type Options struct {
 }
 
 // Stack is a running set of servers. Its methods may be called from several
-// goroutines, but Down, Reset and Configure only while no other is.
+// goroutines, but Down and Reset only while no other is.
 type Stack struct {
 	project string
 	root    string
@@ -107,14 +107,6 @@ func (s *Stack) Reset(ctx context.Context) error {
 		return err
 	}
 	return s.start(ctx)
-}
-
-// Configure starts the proxy anew with another configuration, a path as in
-// Options. The record stays.
-func (s *Stack) Configure(ctx context.Context, path string) error {
-	s.config = path
-	_, err := s.compose(ctx, "up", "--detach", "--no-deps", Proxy)
-	return err
 }
 
 // start starts everything where there is nothing, and waits for it. flags are
@@ -181,21 +173,11 @@ func (s *Stack) environ() []string {
 }
 
 // URL is where clients connect to the proxy, as the superuser.
-func (s *Stack) URL() string { return s.url(s.ports["PROXY_PORT"]) }
-
-// MemberURL is where clients connect to a member, past the proxy.
-func (s *Stack) MemberURL(member string) string {
-	return s.url(s.ports[strings.ToUpper(member)+"_PORT"])
-}
-
-func (s *Stack) url(port int) string {
+func (s *Stack) URL() string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword("postgres", postgresPassword),
-		Host: "127.0.0.1:" + strconv.Itoa(port), Path: "/postgres", RawQuery: "sslmode=prefer"}
+		Host: "127.0.0.1:" + strconv.Itoa(s.ports["PROXY_PORT"]), Path: "/postgres", RawQuery: "sslmode=prefer"}
 	return u.String()
 }
-
-// Password is that of the superuser, for PGPASSWORD.
-func (s *Stack) Password() string { return postgresPassword }
 
 // Admin is host:port of the proxy's admin HTTP.
 func (s *Stack) Admin() string {

@@ -206,7 +206,7 @@ func Role(t testing.TB, primary *pgserver.Server, name string) {
 		create role `+r+` login;
 		grant pg_monitor to `+r+`;
 		grant execute on function pg_promote(boolean, integer), pg_reload_conf(), pg_wal_replay_resume() to `+r+`;
-		grant alter system on parameter primary_conninfo, synchronous_standby_names to `+r)
+		grant alter system on parameter primary_conninfo to `+r)
 }
 
 // WaitStreaming waits until the standby's WAL receiver is connected.
