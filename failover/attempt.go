@@ -209,6 +209,10 @@ func (m *Machine) drained(ev Done) {
 		m.giveUp(ev.Member, why)
 		return
 	}
+	if other := m.promotedByOthers(); other != "" {
+		m.giveUp(ev.Member, other+" was promoted meanwhile, not by us")
+		return
+	}
 	// Others may have got on in the meantime: the furthest of all is promoted.
 	best, _ := m.choose()
 	switch {

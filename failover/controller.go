@@ -218,7 +218,7 @@ func (c *Controller) carryOut(ctx context.Context, order Action) (ev Event, fail
 		if err == nil && !s.Record.Held {
 			c.opts.Hands.Release()
 		}
-		return Stored{Revision: s.Record.Revision, Err: err}, err != nil
+		return Stored{Err: err}, err != nil
 	}
 	do := order.(Do)
 	limit := stepTimeout

@@ -14,10 +14,7 @@ type Event interface{ event() }
 type Observed struct{ cluster.Observation }
 
 // Stored ends a Store: Err is nil when the Record is durable.
-type Stored struct {
-	Revision uint64
-	Err      error
-}
+type Stored struct{ Err error }
 
 // Done ends a Do.
 type Done struct {

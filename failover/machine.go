@@ -125,9 +125,6 @@ func NewMachine(policy Policy, members []string, rec cluster.Record) (*Machine, 
 	return m, nil
 }
 
-// State returns the present state, and why it is not Serving.
-func (m *Machine) State() (State, string) { return m.state, m.reason }
-
 // Record returns the Record in force.
 func (m *Machine) Record() cluster.Record { return m.rec }
 

@@ -133,7 +133,7 @@ func (p *player) event(f []string) Event {
 		p.t.Fatalf("%q, but nothing is under way", strings.Join(f, " "))
 	}
 	if f[0] == "stored" {
-		ev := Stored{Revision: p.m.wanted.Revision}
+		var ev Stored
 		if len(f) > 1 {
 			ev.Err = errors.New("disk full")
 		}

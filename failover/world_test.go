@@ -215,11 +215,11 @@ func (w *world) finish(fail bool) {
 		return
 	case Store:
 		if fail {
-			ev = Stored{a.Record.Revision, errors.New("disk full")}
+			ev = Stored{errors.New("disk full")}
 			break
 		}
 		w.durable = a.Record
-		ev = Stored{Revision: a.Record.Revision}
+		ev = Stored{}
 	case Do:
 		done := w.apply(a)
 		if fail {

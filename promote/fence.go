@@ -32,8 +32,9 @@ type conninfo struct {
 // stops a receiver only when its replay has reached the end of what is there.
 // WAL from a restore_command is not kept out.
 //
-// Without the privilege for it the error is a *PrivilegeError, nothing was
-// changed, and what was on its way has arrived all the same. On a server that
+// Without the privilege for it the error is a *PrivilegeError, and where the
+// server lets nobody change the setting it wraps ErrRefused: nothing was changed
+// then, and what was on its way has arrived all the same. On a server that
 // is no standby there is nothing to stop.
 func (p *Promoter) Fence(ctx context.Context, name string) error {
 	m, unlock, err := p.member(name)

@@ -255,7 +255,7 @@ func TestAResetEndsAWriterThatWaits(t *testing.T) {
 			}
 		}
 	}()
-	for last := int64(-1); last != r.counts.BToA.Load(); time.Sleep(50 * time.Millisecond) { // until every buffer is full
+	for last := int64(-1); last <= 0 || last != r.counts.BToA.Load(); time.Sleep(50 * time.Millisecond) { // until every buffer is full
 		last = r.counts.BToA.Load()
 	}
 	r.client.(*net.TCPConn).SetLinger(0)
