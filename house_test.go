@@ -25,7 +25,8 @@ var arrows = map[string][]string{
 	"promote":           {"cluster"},
 	"lease":             {"cluster"},
 	"admin":             {"cluster"},
-	"config":            {},
+	"config":            {"hba"},
+	"hba":               {},
 	"pgwire":            {},
 	"relay":             {},
 	"proxy":             {"cluster", "pgwire", "relay", "internal/tcp"},
@@ -56,6 +57,7 @@ var keepers = map[string][]string{
 // See also TestTheDecisionReadsNoClock.
 var pure = map[string][]string{
 	"cluster": {"net", "os", "io", "sync", "context"},
+	"hba":     {"net", "os", "io", "sync", "context", "time"},
 }
 
 // source is a Go file outside tests.

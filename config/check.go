@@ -26,7 +26,7 @@ func (c *Config) check() error {
 			return fmt.Errorf("members.%s (%s) must not be what the proxy listens on (listen %s): it would connect to itself", m.Name, addr, c.Listen)
 		}
 	}
-	return nil
+	return c.checkClients()
 }
 
 // overlap reports whether two addresses are surely the same port of the same

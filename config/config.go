@@ -9,6 +9,20 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"pgfailproxy/hba"
+)
+
+// Words of the settings sessions, auth and client_tls_min_version.
+const (
+	Follow      = "follow"      // each session is followed on the wire
+	Passthrough = "passthrough" // bytes are moved and not looked at
+
+	Relay     = "relay"     // the server authenticates clients
+	Terminate = "terminate" // the proxy does
+
+	TLS12 = "1.2"
+	TLS13 = "1.3"
 )
 
 // Config holds the settings of a proxy. Load made and checked it; nobody
@@ -25,16 +39,32 @@ type Config struct {
 	Admin  string // host:port of the HTTP server; empty means none
 	Record string // path of the Record's file, as it was given
 
+	Sessions string // Follow or Passthrough
+	Auth     string // Relay or Terminate
+	// ClientHBA is for Terminate only, and then has a rule at least.
+	ClientHBA hba.Rules
+
+	ClientTLSCert       string // path of the certificate; empty means no TLS for clients
+	ClientTLSKey        string // path of its key; empty exactly if ClientTLSCert is
+	ClientTLSCA         string // path; empty means clients are not asked for certificates
+	ClientTLSMinVersion string // TLS12 or TLS13
+	ClientTLSRequired   bool   // clients without TLS are refused
+
 	Interval      time.Duration // between two questions to a healthy member
 	Timeout       time.Duration // for one answer
 	Threshold     int           // misses in a row until a member is down
 	RetryInterval time.Duration // between two questions after a miss
 	StartTimeout  time.Duration // for a primary that says it is starting up
 
-	HoldTimeout     time.Duration // for a client while there is no primary
-	ReleaseRate     int           // held sessions let go per second; 0 means all at once
-	MaxConnections  int           // of clients; 0 means no limit
-	StartupTimeout  time.Duration // for a client's start-up packet
+	HoldTimeout time.Duration // for a client while there is no primary
+	ReleaseRate int           // held sessions let go per second; 0 means all at once
+
+	MaxClientConnections   int           // 0 means no limit
+	MaxRoleConnections     int           // of one role; 0 means no limit
+	MaxDatabaseConnections int           // to one database; 0 means no limit
+	LoginTimeout           time.Duration // until a client is logged in, without the time it is held
+	ClientIdle             time.Duration // outside a transaction until a session is ended; 0 means unlimited
+
 	ConnectTimeout  time.Duration // for a connection to a member
 	ShutdownTimeout time.Duration // for sessions to finish; 0 ends them at once
 	TCPKeepalive    time.Duration // between two keep-alive probes, and before the first
@@ -118,5 +148,5 @@ func (c *Config) Warnings() []string {
 	if len(c.Members) == 1 {
 		out = append(out, fmt.Sprintf("members: %s is the only member, so there is nothing to fail over to: add its standby", c.Members[0].Name))
 	}
-	return out
+	return append(out, c.clientWarnings()...)
 }

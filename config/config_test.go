@@ -265,7 +265,7 @@ func TestRelationsBetweenSettings(t *testing.T) {
 		{[]string{"--admin="}, nil},
 		{[]string{"--member=pg2=host=localhost port=6432"}, []string{"members.pg2 (localhost:6432) must not be what the proxy listens on"}},
 		{[]string{"--member=pg2=host=/tmp port=6432"}, nil}, // a socket
-		{[]string{"--shutdown-timeout=0", "--release-rate=0", "--max-connections=0", "--max-lag-bytes=0"}, nil},
+		{[]string{"--shutdown-timeout=0", "--release-rate=0", "--max-client-connections=0", "--max-lag-bytes=0"}, nil},
 	} {
 		_, err := load(t, nil, append([]string{"--member=pg1=" + one}, tt.args...)...)
 		switch {

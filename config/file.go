@@ -87,6 +87,9 @@ func readSettings(path string, top *yaml.Node) (layer, error) {
 	}
 	err := eachPair(path, "", top, func(at, key string, value *yaml.Node) error {
 		s := lookup(key)
+		if now := renamed[key]; now != "" {
+			return fmt.Errorf("%s: the setting has another name now: write %s", at, now)
+		}
 		if s == nil {
 			return fmt.Errorf("%s: there is no such setting%s", at, didYouMean(key, keys()))
 		}
@@ -99,6 +102,10 @@ func readSettings(path string, top *yaml.Node) (layer, error) {
 				l.members = append(l.members, given{name, text, at})
 				return nil
 			})
+		}
+		if s.clear != nil {
+			l.addList(key)
+			return eachItem(path, key, value, l.addItem)
 		}
 		text, err := scalar(value)
 		if err != nil {
@@ -138,6 +145,23 @@ func eachPair(path, prefix string, node *yaml.Node, do func(at, key string, valu
 		if err := do(at, k.Value, v); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// eachItem calls do for each item of a list, in order, and refuses another kind
+// of node.
+func eachItem(path, key string, node *yaml.Node, do func(given)) error {
+	if node.Kind != yaml.SequenceNode {
+		return fmt.Errorf("%s:%d: %s: it must be a list: write each item on an indented line that begins with \"- \", or [] for none", path, node.Line, key)
+	}
+	for _, item := range node.Content {
+		at := fmt.Sprintf("%s:%d: %s", path, item.Line, key)
+		text, err := scalar(item)
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		do(given{key, text, at})
 	}
 	return nil
 }

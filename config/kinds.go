@@ -14,6 +14,9 @@ import (
 // catches a unit that was mistaken.
 const maxDuration = 24 * time.Hour
 
+// listSeparator stands between the items of a list in a variable.
+const listSeparator = ";"
+
 func duration(key string, def time.Duration, zero, help string, field func(*Config) *time.Duration) setting {
 	return setting{
 		key: key, kind: "duration", def: formatDuration(def), zero: zero, help: help,
@@ -163,17 +166,54 @@ func checkAddress(text string) error {
 	return nil
 }
 
-func path(key, def, help string, field func(*Config) *string) setting {
+func path(key, def, empty, help string, field func(*Config) *string) setting {
 	return setting{
-		key: key, kind: "path", def: def, help: help,
+		key: key, kind: "path", def: def, zero: empty, help: help,
 		set: func(c *Config, text string) error {
-			if text == "" {
+			if text == "" && empty == "" {
 				return errors.New("the path is empty")
 			}
 			*field(c) = text
 			return nil
 		},
 		get: func(c *Config) string { return *field(c) },
+	}
+}
+
+func toggle(key string, def bool, help string, field func(*Config) *bool) setting {
+	return setting{
+		key: key, kind: "bool", def: strconv.FormatBool(def), help: help,
+		set: func(c *Config, text string) error {
+			if text != "true" && text != "false" {
+				return fmt.Errorf("%q is neither true nor false", text)
+			}
+			*field(c) = text == "true"
+			return nil
+		},
+		get: func(c *Config) string { return strconv.FormatBool(*field(c)) },
+	}
+}
+
+// list is a setting of several items, each read by parse; it is empty unless it
+// is set.
+func list[S ~[]T, T fmt.Stringer](key, kind, help string, field func(*Config) *S, parse func(string) (T, error)) setting {
+	return setting{
+		key: key, kind: "list of " + kind + "s", help: help,
+		clear: func(c *Config) { *field(c) = nil },
+		set: func(c *Config, text string) error {
+			item, err := parse(text)
+			if err == nil {
+				*field(c) = append(*field(c), item)
+			}
+			return err
+		},
+		get: func(c *Config) string {
+			words := make([]string, len(*field(c)))
+			for i, item := range *field(c) {
+				words[i] = item.String()
+			}
+			return strings.Join(words, listSeparator+" ")
+		},
 	}
 }
 

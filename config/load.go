@@ -15,7 +15,8 @@ import (
 type Source struct {
 	config  *textFlag
 	values  map[string]*textFlag // by key
-	members *memberFlag
+	lists   map[string]*listFlag // by key
+	members *listFlag
 }
 
 // given is a value as a user wrote it, and where: "pgfailproxy.yaml:3",
@@ -30,7 +31,8 @@ func Flags(fs *pflag.FlagSet) *Source {
 	src := &Source{
 		config:  &textFlag{kind: "path"},
 		values:  make(map[string]*textFlag),
-		members: &memberFlag{},
+		lists:   make(map[string]*listFlag),
+		members: &listFlag{kind: "name=connection"},
 	}
 	fs.Var(src.config, configKey, "YAML file with settings")
 	for _, s := range settings {
@@ -42,16 +44,26 @@ func Flags(fs *pflag.FlagSet) *Source {
 			fs.Var(src.members, s.flag(), "a PostgreSQL server, a name and a libpq connection string; once for each")
 			continue
 		}
+		if s.clear != nil {
+			f := &listFlag{kind: s.kind}
+			src.lists[s.key] = f
+			fs.Var(f, s.flag(), usage+"; once for each")
+			continue
+		}
 		f := &textFlag{kind: s.kind, text: s.def}
 		src.values[s.key] = f
 		fs.Var(f, s.flag(), usage)
+		if s.kind == "bool" {
+			fs.Lookup(s.flag()).NoOptDefVal = "true"
+		}
 	}
 	return src
 }
 
 // Load reads the settings: a flag goes before the environment, that before the
-// file, and that before the default. Members are replaced as a whole: those of
-// flags replace those of the environment, those replace those of the file.
+// file, and that before the default. Members and lists are replaced as a whole:
+// those of flags replace those of the environment, those replace those of the
+// file.
 // environ is as from os.Environ. The libpq variables (PGPASSWORD, PGSSLMODE,
 // ...), the password file and the service file complete the connection strings.
 //
@@ -84,6 +96,9 @@ func (src *Source) Load(environ []string) (*Config, error) {
 				return nil, fmt.Errorf("%s: %w", v.origin, err)
 			}
 		}
+		if err := c.setLists(l); err != nil {
+			return nil, err
+		}
 		if len(l.members) > 0 {
 			members = l.members
 		}
@@ -100,7 +115,7 @@ func (src *Source) Load(environ []string) (*Config, error) {
 // setDefaults fails only if the table is wrong.
 func (c *Config) setDefaults() error {
 	for _, s := range settings {
-		if s.key == membersKey {
+		if s.key == membersKey || s.clear != nil {
 			continue
 		}
 		if err := s.set(c, s.def); err != nil {
@@ -110,10 +125,43 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-// layer is what one source gives. The key of a member is its name.
+// setLists replaces the lists that a source gives.
+func (c *Config) setLists(l layer) error {
+	for _, s := range settings {
+		items, given := l.lists[s.key]
+		if !given {
+			continue
+		}
+		s.clear(c)
+		for _, item := range items {
+			if err := s.set(c, item.text); err != nil {
+				return fmt.Errorf("%s: %w", item.origin, err)
+			}
+		}
+	}
+	return nil
+}
+
+// layer is what one source gives. The key of a member is its name. A list that
+// is there and empty replaces another by nothing.
 type layer struct {
 	values  []given
+	lists   map[string][]given // items by key
 	members []given
+}
+
+// addItem adds an item to a list.
+func (l *layer) addItem(item given) {
+	l.addList(item.key)
+	l.lists[item.key] = append(l.lists[item.key], item)
+}
+
+// addList says that the source gives a list, be it an empty one.
+func (l *layer) addList(key string) {
+	if l.lists == nil {
+		l.lists = make(map[string][]given)
+	}
+	l.lists[key] = l.lists[key]
 }
 
 func (src *Source) layer() layer {
@@ -121,6 +169,11 @@ func (src *Source) layer() layer {
 	for _, s := range settings {
 		if f := src.values[s.key]; f != nil && f.set {
 			l.values = append(l.values, given{s.key, f.text, "--" + s.flag()})
+		}
+		if f := src.lists[s.key]; f != nil {
+			for _, text := range f.texts {
+				l.addItem(given{s.key, text, "--" + s.flag()})
+			}
 		}
 	}
 	for _, text := range src.members.texts {
@@ -167,8 +220,17 @@ func readEnviron(environ []string) (environment, error) {
 			e.members = append(e.members, given{strings.ToLower(member), text, name})
 		case rest == strings.ToUpper(configKey):
 			e.config = given{configKey, text, name}
+		case renamed[strings.ToLower(rest)] != "":
+			return e, fmt.Errorf("%s: the setting has another name now: set %s%s instead", name, envPrefix, strings.ToUpper(renamed[strings.ToLower(rest)]))
 		case key == "":
 			return e, fmt.Errorf("%s: there is no such setting%s: unset the variable or mend its name", name, didYouMean(name, names))
+		case lookup(key).clear != nil:
+			e.addList(key)
+			for item := range strings.SplitSeq(text, listSeparator) {
+				if item = strings.TrimSpace(item); item != "" {
+					e.addItem(given{key, item, name})
+				}
+			}
 		default:
 			e.values = append(e.values, given{key, text, name})
 		}
@@ -197,6 +259,9 @@ func FlagError(fs *pflag.FlagSet, err error) error {
 		short, _, _ = strings.Cut(short, "=")
 		return fmt.Errorf("unknown flag -%s: the names of settings have two dashes%s", short, didYouMean("--"+short, names))
 	}
+	if now := renamed[strings.ReplaceAll(unknown.GetSpecifiedName(), "-", "_")]; now != "" {
+		return fmt.Errorf("the flag %s has another name now: write --%s", name, strings.ReplaceAll(now, "_", "-"))
+	}
 	return fmt.Errorf("unknown flag %s%s", name, didYouMean(name, names))
 }
 
@@ -215,13 +280,16 @@ func (f *textFlag) Set(text string) error {
 	return nil
 }
 
-// memberFlag collects --member. It neither refuses nor shows what it is given,
-// because that may hold a password.
-type memberFlag struct{ texts []string }
+// listFlag collects a flag that is given once for each item. It neither refuses
+// nor shows what it is given, because of --member that may hold a password.
+type listFlag struct {
+	kind  string
+	texts []string
+}
 
-func (f *memberFlag) String() string { return "" }
-func (f *memberFlag) Type() string   { return "name=connection" }
-func (f *memberFlag) Set(text string) error {
+func (f *listFlag) String() string { return "" }
+func (f *listFlag) Type() string   { return f.kind }
+func (f *listFlag) Set(text string) error {
 	f.texts = append(f.texts, text)
 	return nil
 }

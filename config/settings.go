@@ -3,6 +3,8 @@ package config
 import (
 	"strings"
 	"time"
+
+	"pgfailproxy/hba"
 )
 
 const (
@@ -21,10 +23,13 @@ type setting struct {
 	secret bool   // its value may hold a secret
 
 	// set reads text into c. Its error says what is wrong with the text and what
-	// would be right, without the setting's name.
+	// would be right, without the setting's name. Of a list it adds one item.
 	set func(c *Config, text string) error
-	// get returns the value as a user would write it.
+	// get returns the value as a user would write it; of a list, with semicolons.
 	get func(c *Config) string
+	// clear empties a list, which each source gives as a whole. It is nil for
+	// what is no list.
+	clear func(c *Config)
 }
 
 // flag returns the name of the setting's flag, without dashes.
@@ -53,9 +58,34 @@ var settings = []setting{
 	address("admin", "127.0.0.1:8008", "no HTTP server",
 		"address for status, metrics and health checks over HTTP; read-only and without a password",
 		func(c *Config) *string { return &c.Admin }),
-	path("record", "pgfailproxy.record",
+	path("record", "pgfailproxy.record", "",
 		"file that says who is primary; keep it on a disk that survives a restart",
 		func(c *Config) *string { return &c.Record }),
+
+	choice("sessions", Follow, []string{Follow, Passthrough},
+		"`follow`: the proxy reads along and tells each client what became of its work; `passthrough`: it moves bytes only, and TLS goes through to the server",
+		func(c *Config) *string { return &c.Sessions }),
+	choice("auth", Relay, []string{Relay, Terminate},
+		"`relay`: the server asks for the password; `terminate`: the proxy does, by client_hba, and logs in on the client's behalf",
+		func(c *Config) *string { return &c.Auth }),
+	list("client_hba", "rule",
+		"with `auth: terminate`, who may log in and how, as lines of pg_hba.conf such as `hostssl all app 10.0.0.0/8 scram-sha-256`; the first that matches decides, nobody else is let in",
+		func(c *Config) *hba.Rules { return &c.ClientHBA }, hba.Parse),
+	path("client_tls_cert", "", "clients have no TLS",
+		"file with the proxy's certificate for clients and its chain, PEM; read again when it changes",
+		func(c *Config) *string { return &c.ClientTLSCert }),
+	path("client_tls_key", "", "none",
+		"file with the key of client_tls_cert, PEM",
+		func(c *Config) *string { return &c.ClientTLSKey }),
+	path("client_tls_ca", "", "clients are not asked for certificates",
+		"file with the authorities that certificates of clients are checked against, PEM",
+		func(c *Config) *string { return &c.ClientTLSCA }),
+	choice("client_tls_min_version", TLS12, []string{TLS12, TLS13},
+		"least version of TLS that a client may use: `1.2` or `1.3`",
+		func(c *Config) *string { return &c.ClientTLSMinVersion }),
+	toggle("client_tls_required", false,
+		"whether clients without TLS are refused",
+		func(c *Config) *bool { return &c.ClientTLSRequired }),
 
 	duration("interval", 1*time.Second, "",
 		"time between two questions to a healthy member",
@@ -79,12 +109,21 @@ var settings = []setting{
 	number("release_rate", 200, 0, 1_000_000, "all at once",
 		"sessions per second that go on after a hold",
 		func(c *Config) *int { return &c.ReleaseRate }),
-	number("max_connections", 1000, 0, 1_000_000, "no limit",
+	number("max_client_connections", 1000, 0, 1_000_000, "no limit",
 		"client connections at the same time",
-		func(c *Config) *int { return &c.MaxConnections }),
-	duration("startup_timeout", 10*time.Second, "",
-		"how long a client may take for its start-up packet",
-		func(c *Config) *time.Duration { return &c.StartupTimeout }),
+		func(c *Config) *int { return &c.MaxClientConnections }),
+	number("max_role_connections", 0, 0, 1_000_000, "no limit",
+		"of these, how many of one role",
+		func(c *Config) *int { return &c.MaxRoleConnections }),
+	number("max_database_connections", 0, 0, 1_000_000, "no limit",
+		"of these, how many to one database",
+		func(c *Config) *int { return &c.MaxDatabaseConnections }),
+	duration("login_timeout", 10*time.Second, "",
+		"how long a client may take until it is logged in, not counting the time for which it is held",
+		func(c *Config) *time.Duration { return &c.LoginTimeout }),
+	duration("client_idle", 0, "unlimited",
+		"how long a session may be idle outside a transaction before it is ended",
+		func(c *Config) *time.Duration { return &c.ClientIdle }),
 	duration("connect_timeout", 5*time.Second, "",
 		"how long connecting to a member for a client may take",
 		func(c *Config) *time.Duration { return &c.ConnectTimeout }),
@@ -122,6 +161,12 @@ var settings = []setting{
 		func(c *Config) *string { return &c.LogFormat }),
 	level("log_level", "info",
 		"least level that is logged: `debug`, `info`, `warn` or `error`"),
+}
+
+// renamed are settings of earlier versions, each with the one to write now.
+var renamed = map[string]string{
+	"max_connections": "max_client_connections",
+	"startup_timeout": "login_timeout",
 }
 
 // lookup returns the setting of that key, or nil.

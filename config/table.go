@@ -20,6 +20,7 @@ func Table() string {
 	fmt.Fprintf(&b, "A setting `some_key` of the YAML file is also the flag `--some-key` and the variable `%sSOME_KEY`.\n", envPrefix)
 	b.WriteString("The file itself is named by `--config` or `" + envPrefix + "CONFIG`.\n")
 	fmt.Fprintf(&b, "Members are given as `members:` with one line `name: connection string` each, as `--member name=\"connection string\"`, or as `%sNAME` (the name in lower case, sorted); those of flags replace those of the environment, and those replace the file's.\n", lookup(membersKey).env())
+	fmt.Fprintf(&b, "A list is one in the file, a flag for each item, or a variable with `%s` between them; it is replaced as a whole, too.\n", listSeparator)
 	b.WriteString("Durations have a unit (`ms`, `s`, `m`, `h`); sizes are bytes or have one (`kB` and `KiB` are both 1024 bytes).\n\n")
 	b.WriteString("| Setting | Value | Default | Meaning |\n|---|---|---|---|\n")
 	for _, s := range settings {

@@ -136,8 +136,8 @@ func (i *instance) join(reg *prometheus.Registry) error {
 		return err
 	}
 	i.server = proxy.New(i.router, proxy.Options{
-		HoldTimeout: cfg.HoldTimeout, StartupTimeout: cfg.StartupTimeout, ConnectTimeout: cfg.ConnectTimeout,
-		MaxConnections: cfg.MaxConnections, TCP: sessions,
+		HoldTimeout: cfg.HoldTimeout, StartupTimeout: cfg.LoginTimeout, ConnectTimeout: cfg.ConnectTimeout,
+		MaxConnections: cfg.MaxClientConnections, TCP: sessions,
 	}, i.log, reg)
 	if i.http != nil {
 		i.admin = admin.New(admin.Options{Status: i.status, Gatherer: reg, Log: i.log})
