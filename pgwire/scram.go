@@ -1,7 +1,6 @@
 package pgwire
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -59,7 +58,7 @@ func (hidden) MarshalText() ([]byte, error) { return []byte(hiddenText), nil }
 
 // Key is a role's ClientKey: with it one logs in as with the password, until
 // the password is changed. It is never printed. Copies share one memory, so that
-// Wipe leaves none. The zero Key is none.
+// Wipe leaves none. The zero Key is none, and fits no verifier.
 type Key struct {
 	hidden
 	secret *digest
@@ -74,9 +73,15 @@ func (k Key) Wipe() {
 
 // Verifier is what PostgreSQL keeps of a role's password: enough to check a
 // login, not to log in. It is never printed either: a password can be guessed
-// from it.
+// from it. Copies share one memory, which is never written. The zero Verifier is
+// none, and not to be used.
 type Verifier struct {
 	hidden
+	*verifier
+}
+
+// verifier stands behind a pointer because fmt follows none inside of a struct.
+type verifier struct {
 	iterations           int
 	salt                 []byte
 	storedKey, serverKey digest
@@ -84,14 +89,14 @@ type Verifier struct {
 
 // ParseVerifier reads pg_authid.rolpassword. Its errors say nothing of the text.
 func ParseVerifier(text string) (Verifier, error) {
-	var v Verifier
 	scheme, rest, _ := strings.Cut(text, "$")
 	if scheme != ScramPlain {
-		return v, errors.New("the role has no SCRAM-SHA-256 password: set it anew, with password_encryption = 'scram-sha-256'")
+		return Verifier{}, errors.New("the role has no SCRAM-SHA-256 password: set it anew, with password_encryption = 'scram-sha-256'")
 	}
 	cost, keys, _ := strings.Cut(rest, "$")
 	iterations, salt, _ := strings.Cut(cost, ":")
 	stored, server, _ := strings.Cut(keys, ":")
+	var v verifier
 	var ok [4]bool
 	v.iterations, ok[0] = parseIterations(iterations)
 	v.salt, ok[1] = decode64(salt)
@@ -100,7 +105,7 @@ func ParseVerifier(text string) (Verifier, error) {
 	if ok != [4]bool{true, true, true, true} || len(v.salt) == 0 {
 		return Verifier{}, errors.New("the role's SCRAM-SHA-256 verifier is damaged: set its password anew")
 	}
-	return v, nil
+	return Verifier{verifier: &v}, nil
 }
 
 // MockVerifier is for a role that there is not, or that may not log in: the
@@ -109,14 +114,14 @@ func ParseVerifier(text string) (Verifier, error) {
 // next time; secret is to be the same as long as clients may compare.
 func MockVerifier(secret []byte, role string) Verifier {
 	salt := mac(secret, []byte(role))
-	v := Verifier{iterations: mockIterations, salt: salt[:mockSalt]}
+	v := verifier{iterations: mockIterations, salt: salt[:mockSalt]}
 	rand.Read(v.storedKey[:])
 	rand.Read(v.serverKey[:])
-	return v
+	return Verifier{verifier: &v}
 }
 
 // fits says whether key belongs to v.
-func (v Verifier) fits(key Key) bool {
+func (v *verifier) fits(key Key) bool {
 	if key.secret == nil {
 		return false
 	}
@@ -124,8 +129,8 @@ func (v Verifier) fits(key Key) bool {
 	return equal(stored[:], v.storedKey[:])
 }
 
-// recover returns the ClientKey that made proof, if it is v's.
-func (v Verifier) recover(proof digest, authMessage string) (Key, error) {
+// keyOf returns the ClientKey that made proof, if it is v's.
+func (v *verifier) keyOf(proof digest, authMessage string) (Key, error) {
 	signature := mac(v.storedKey[:], []byte(authMessage))
 	key := Key{secret: new(digest)}
 	subtle.XORBytes(key.secret[:], proof[:], signature[:])
@@ -137,7 +142,7 @@ func (v Verifier) recover(proof digest, authMessage string) (Key, error) {
 }
 
 // sign is how the server shows that it knows the verifier.
-func (v Verifier) sign(authMessage string) digest {
+func (v *verifier) sign(authMessage string) digest {
 	return mac(v.serverKey[:], []byte(authMessage))
 }
 
@@ -169,7 +174,7 @@ func RecoverKey(v Verifier, clientFirst, serverFirst, clientFinal []byte) (Key, 
 	if err != nil {
 		return Key{}, err
 	}
-	return v.recover(final.proof, authMessage(first.bare, string(serverFirst), final.withoutProof))
+	return v.keyOf(final.proof, authMessage(first.bare, string(serverFirst), final.withoutProof))
 }
 
 // authMessage is what both sides sign.
@@ -198,7 +203,7 @@ func decode64(text string) ([]byte, bool) {
 	if strings.ContainsAny(text, "\r\n") {
 		return nil, false // which base64 would pass over
 	}
-	raw, err := base64.StdEncoding.DecodeString(text)
+	raw, err := base64.StdEncoding.Strict().DecodeString(text)
 	return raw, err == nil
 }
 
@@ -213,9 +218,4 @@ func decodeDigest(text string) (d digest, ok bool) {
 func parseIterations(text string) (int, bool) {
 	n, err := strconv.ParseUint(text, 10, 31)
 	return int(n), err == nil && n > 0
-}
-
-// asks says whether a server's challenge is that of v.
-func (c serverFirst) asks(v Verifier) bool {
-	return c.iterations == v.iterations && bytes.Equal(c.salt, v.salt)
 }

@@ -78,7 +78,7 @@ func (s *ScramServer) Final(data []byte) (reply []byte, key Key, err error) {
 		return nil, Key{}, err
 	}
 	signed := authMessage(s.first.bare, challenge, final.withoutProof)
-	if key, err = s.verifier.recover(final.proof, signed); err != nil {
+	if key, err = s.verifier.keyOf(final.proof, signed); err != nil {
 		return nil, Key{}, err
 	}
 	signature := s.verifier.sign(signed)

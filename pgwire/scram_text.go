@@ -1,6 +1,9 @@
 package pgwire
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // maxSASL is PG_MAX_SASL_MESSAGE_LENGTH of PostgreSQL's src/include/libpq/auth.h,
 // in bytes: a client that did not log in yet gets no more. libpq's have some 200.
@@ -22,41 +25,26 @@ type clientFirst struct {
 }
 
 func parseClientFirst(data []byte) (m clientFirst, err error) {
-	if m.bare, err = saslText(data); err != nil {
+	whole, err := saslText(data)
+	if err != nil {
 		return m, err
 	}
-	whole := m.bare
-	m.flag = whole[0]
-	binding, rest, ok := strings.Cut(whole, ",")
-	switch {
-	case !ok:
-		return m, malformed("it ends after the channel-binding flag")
-	case m.flag == 'p':
-		if binding != "p="+endpointBinding {
-			return m, violation("unsupported SCRAM channel-binding type: use %s", endpointBinding)
-		}
-	case binding != "n" && binding != "y":
-		return m, malformed("unexpected channel-binding flag")
+	if m.flag, m.bare, err = parseHeader(whole); err != nil {
+		return m, err
 	}
-	switch authorize, bare, _ := strings.Cut(rest, ","); {
-	case strings.HasPrefix(authorize, "a"):
-		return m, unsupported("client uses authorization identity, but it is not supported")
-	case authorize != "" || bare == "":
-		return m, malformed("user name and nonce expected")
-	default:
-		m.bare, m.header = bare, whole[:len(whole)-len(bare)]
-	}
-	if m.bare[0] == 'm' {
+	m.header = strings.TrimSuffix(whole, m.bare)
+	if strings.HasPrefix(m.bare, "m") {
 		return m, unsupported("client requires an unsupported SCRAM extension")
 	}
-	// The name is that of the start-up packet: this one is ignored.
-	if _, rest, err = expectAttribute(m.bare, 'n'); err != nil {
+	// The role is that of the start-up packet: the name here is ignored.
+	_, rest, err := expectAttribute(m.bare, 'n')
+	if err != nil {
 		return m, err
 	}
 	if m.nonce, rest, err = expectAttribute(rest, 'r'); err != nil {
 		return m, err
 	}
-	if m.nonce == "" || strings.IndexFunc(m.nonce, notPrintable) >= 0 {
+	if m.nonce == "" || strings.ContainsFunc(m.nonce, notPrintable) {
 		return m, violation("empty or non-printable SCRAM nonce")
 	}
 	for rest != "" { // optional extensions: ignored, but well formed
@@ -65,6 +53,29 @@ func parseClientFirst(data []byte) (m clientFirst, err error) {
 		}
 	}
 	return m, nil
+}
+
+// parseHeader reads what stands before the name: whether there is a binding, and
+// for whom the client wants to act, which must be nobody.
+func parseHeader(text string) (flag byte, bare string, err error) {
+	binding, rest, _ := strings.Cut(text, ",")
+	switch binding {
+	case "n", "y", "p=" + endpointBinding:
+		flag = binding[0]
+	default:
+		if strings.HasPrefix(binding, "p=") {
+			return 0, "", violation("unsupported SCRAM channel-binding type: use %s", endpointBinding)
+		}
+		return 0, "", malformed("unexpected channel-binding flag")
+	}
+	if strings.HasPrefix(rest, "a") {
+		return 0, "", unsupported("client uses authorization identity, but it is not supported")
+	}
+	bare, ok := strings.CutPrefix(rest, ",")
+	if !ok {
+		return 0, "", malformed("unexpected attribute in client-first-message")
+	}
+	return flag, bare, nil
 }
 
 // clientFinal is a client's last message.
@@ -99,7 +110,7 @@ func parseClientFinal(data []byte) (m clientFinal, err error) {
 	if m.proof, ok = decodeDigest(value); !ok {
 		return m, malformed("malformed proof")
 	}
-	if rest != "" || strings.HasSuffix(whole, ",") {
+	if rest != "" {
 		return m, malformed("garbage at the end")
 	}
 	return m, nil
@@ -137,6 +148,11 @@ func parseServerFirst(data []byte) (m serverFirst, err error) {
 	return m, nil
 }
 
+// asks says whether the challenge is that of v.
+func (c serverFirst) asks(v Verifier) bool {
+	return c.iterations == v.iterations && bytes.Equal(c.salt, v.salt)
+}
+
 // saslText looks at what all of a client's messages must be.
 func saslText(data []byte) (string, error) {
 	switch text := string(data); {
@@ -152,7 +168,8 @@ func saslText(data []byte) (string, error) {
 }
 
 // nextAttribute reads an attribute such as r=nonce at the beginning of text.
-// What follows its comma is rest.
+// What follows its comma is rest. A comma with nothing behind it is passed over,
+// as PostgreSQL does.
 func nextAttribute(text string) (name byte, value, rest string, err error) {
 	if text == "" {
 		return 0, "", "", malformed("attribute expected, but it ends")
