@@ -29,7 +29,9 @@ var arrows = map[string][]string{
 	"hba":               {},
 	"pgwire":            {},
 	"relay":             {},
+	"verifier":          {},
 	"proxy":             {"cluster", "pgwire", "relay", "internal/tcp"},
+	"internal/certs":    {},
 	"internal/tcp":      {},
 	"internal/memnet":   {},
 	"internal/history":  {},
@@ -48,7 +50,7 @@ var keepers = map[string][]string{
 	// Its decoders panic or never end on hostile input: it may encode what the
 	// proxy says, and decodes nothing.
 	"github.com/jackc/pgproto3/v2": {"pgwire"},
-	"github.com/jackc/pgx/v5":      {"health", "promote", "config", "cmd/pgfailproxy", "bench", "internal/pgtest", "e2e/stack"},
+	"github.com/jackc/pgx/v5":      {"health", "promote", "verifier", "config", "cmd/pgfailproxy", "bench", "internal/pgtest", "e2e/stack"},
 	"github.com/spf13/pflag":       {"config", "cmd/pgfailproxy", "bench"},
 	"go.yaml.in/yaml/v3":           {"config"},
 }
