@@ -87,10 +87,31 @@ func (p *process) cpu() (time.Duration, error) {
 	return sum, nil
 }
 
+// resident returns how much memory of the program is in RAM, in bytes, counted
+// page by page: /proc/PID/statm is allowed to be late.
+func (p *process) resident() (int64, error) {
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("the proxy is gone: %w", err)
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if rest, ok := strings.CutPrefix(line, "Rss:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no resident memory: it has ended", p.cmd.Process.Pid)
+}
+
 // connString is how a client reaches the given port. TLS is off for everybody:
 // only some of the targets could end it.
 func connString(port int) string {
 	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable connect_timeout=10", port)
+}
+
+// scramString is connString for the role that the server asks for its password.
+func scramString(port int) string {
+	return strings.Replace(connString(port), "user=postgres", "user="+scramRole+" password="+scramPassword, 1)
 }
 
 // awaitPostgres waits until a query is answered on port.

@@ -25,14 +25,21 @@ var settings = map[string]string{
 	"max_wal_size":    "8GB",
 }
 
+// scramRole may read everything and has a password; everybody else is trusted.
+const scramRole, scramPassword = "bench_scram", "bench-only"
+
 // server is the PostgreSQL that all targets lead to.
 type server struct {
-	port    int
-	version string // and where it runs, in words
+	port     int
+	version  string // and where it runs, in words
+	verifier string // of scramRole's password, as the server keeps it
+	logs     string // a folder for what pgbench logs, where that runs
 	// pgbench returns the command that runs pgbench where the server runs, so
 	// that the client's version is the server's.
 	pgbench func(ctx context.Context, args ...string) *exec.Cmd
-	close   func() error
+	// shell returns the command that runs a script where pgbench runs.
+	shell func(ctx context.Context, script string, args ...string) *exec.Cmd
+	close func() error
 }
 
 // startServer starts PostgreSQL in a container that uses the host's network, or
@@ -52,11 +59,36 @@ func startServer(ctx context.Context, dir string) (*server, error) {
 	if err == nil {
 		s.version, err = query(ctx, connString(s.port), "SELECT current_setting('server_version')")
 	}
+	if err == nil {
+		err = s.askForPassword(ctx)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	s.version += " " + where
 	return s, nil
+}
+
+// askForPassword makes scramRole and has the server ask for its password. The
+// server writes its own rules, so that it is the same wherever it runs.
+func (s *server) askForPassword(ctx context.Context) (err error) {
+	conn := connString(s.port)
+	file, err := query(ctx, conn, "SELECT current_setting('hba_file')")
+	if err != nil {
+		return err
+	}
+	for _, sql := range []string{
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", scramRole, scramPassword),
+		"GRANT pg_read_all_data TO " + scramRole,
+		fmt.Sprintf("COPY (VALUES ('host all %s all scram-sha-256'), ('host all all all trust'), ('local all all trust')) TO '%s'", scramRole, file),
+		"SELECT pg_reload_conf()",
+	} {
+		if _, err := query(ctx, conn, sql); err != nil {
+			return fmt.Errorf("make a role with a password: %w", err)
+		}
+	}
+	s.verifier, err = query(ctx, conn, "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = '"+scramRole+"'")
+	return err
 }
 
 func startContainer(ctx context.Context, _ string) (*server, error) {
@@ -79,10 +111,20 @@ func startContainer(ctx context.Context, _ string) (*server, error) {
 	if _, err := command(exec.CommandContext(ctx, "docker", args...)); err != nil {
 		return nil, errors.Join(err, remove())
 	}
-	pgbench := func(ctx context.Context, args ...string) *exec.Cmd {
-		return exec.CommandContext(ctx, "docker", append([]string{"exec", container, "pgbench"}, args...)...)
+	inside := func(ctx context.Context, args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, "docker", append([]string{"exec", container}, args...)...)
 	}
-	return &server{port: port, pgbench: pgbench, close: remove}, nil
+	return &server{
+		port: port,
+		logs: "/dev/shm", // in memory
+		pgbench: func(ctx context.Context, args ...string) *exec.Cmd {
+			return inside(ctx, append([]string{"pgbench"}, args...)...)
+		},
+		shell: func(ctx context.Context, script string, args ...string) *exec.Cmd {
+			return inside(ctx, append([]string{"sh", "-c", script}, args...)...)
+		},
+		close: remove,
+	}, nil
 }
 
 func startLocal(ctx context.Context, dir string) (*server, error) {
@@ -101,6 +143,13 @@ func startLocal(ctx context.Context, dir string) (*server, error) {
 	if err := pg.Start(ctx); err != nil {
 		return nil, errors.Join(err, pg.Close())
 	}
-	pgbench := func(ctx context.Context, args ...string) *exec.Cmd { return exec.CommandContext(ctx, bin, args...) }
-	return &server{port: pg.Port(), pgbench: pgbench, close: pg.Close}, nil
+	return &server{
+		port:    pg.Port(),
+		logs:    dir,
+		pgbench: func(ctx context.Context, args ...string) *exec.Cmd { return exec.CommandContext(ctx, bin, args...) },
+		shell: func(ctx context.Context, script string, args ...string) *exec.Cmd {
+			return exec.CommandContext(ctx, "sh", append([]string{"-c", script}, args...)...)
+		},
+		close: pg.Close,
+	}, nil
 }

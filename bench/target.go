@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"time"
 )
 
 //go:embed *.tmpl
@@ -25,64 +27,75 @@ type target struct {
 	proc    *process // nil where nothing stands between
 }
 
-var targetNames = []string{"direct", "haproxy", "pgbouncer", "pgfailproxy"}
+// direct is the target that has nothing between client and server.
+const direct = "direct"
 
-// startTargets starts those that o asks for. The caller stops them, also when
-// there is an error.
-func startTargets(ctx context.Context, o options, s *server) (all []*target, err error) {
-	names := o.targets
-	if len(names) == 0 {
-		names = targetNames
-	}
-	for _, name := range names {
+var targetNames = []string{direct, peer, "pgbouncer", self}
+
+// chosenTargets are the names of those that o asks for.
+func (o options) chosenTargets() ([]string, error) {
+	for _, name := range o.targets {
 		if !slices.Contains(targetNames, name) {
 			return nil, fmt.Errorf("there is no target %q: %s are there", name, strings.Join(targetNames, ", "))
 		}
 	}
-	if err := installPeers(ctx, names); err != nil {
-		return nil, err
+	if len(o.targets) == 0 {
+		return targetNames, nil
 	}
-	for _, name := range names {
-		t := &target{name: name, port: s.port, version: "no proxy between"}
-		if name != "direct" {
-			if err := t.start(o, s.port); err != nil {
-				return all, err
-			}
-		}
-		all = append(all, t)
-		if err := awaitPostgres(ctx, t.port); err != nil {
-			if t.proc != nil {
-				err = fmt.Errorf("%w\n%s", err, t.proc.tail())
-			}
-			return all, fmt.Errorf("wait for %s: %w", name, err)
-		}
-	}
-	return all, nil
+	return o.targets, nil
 }
 
-// installPeers gets the other proxies from Debian's packages where they are
-// missing.
-func installPeers(ctx context.Context, names []string) error {
-	var missing []string
-	for _, name := range []string{"haproxy", "pgbouncer"} {
-		if slices.Contains(names, name) && findPeer(name) == "" {
-			missing = append(missing, name)
+// startTarget starts the target of that name in front of s, with room for so many
+// clients, and waits until a query gets through. The caller stops it.
+func startTarget(ctx context.Context, o options, name string, s *server, clients int) (*target, error) {
+	if err := installPeer(ctx, name); err != nil {
+		return nil, err
+	}
+	t := &target{name: name, port: s.port, version: "no proxy between"}
+	if name != direct {
+		if err := t.start(o, s, clients); err != nil {
+			return nil, err
 		}
 	}
-	if len(missing) == 0 {
+	if err := awaitPostgres(ctx, t.port); err != nil {
+		if t.proc != nil {
+			err = fmt.Errorf("%w\n%s", err, t.proc.tail())
+		}
+		t.stop()
+		return nil, fmt.Errorf("wait for %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// stop ends what start has started.
+func (t *target) stop() {
+	if t.proc != nil {
+		t.proc.stop()
+	}
+}
+
+// cpu returns what the proxy has computed so far; nothing where there is none.
+func (t *target) cpu() (time.Duration, error) {
+	if t.proc == nil {
+		return 0, nil
+	}
+	return t.proc.cpu()
+}
+
+// installPeer gets another's proxy from Debian's packages where it is missing.
+func installPeer(ctx context.Context, name string) error {
+	if name == direct || name == self || findPeer(name) != "" {
 		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
-		return fmt.Errorf("%s: not installed: install the packages (as root: apt-get install %[2]s), or name the other targets with --targets",
-			strings.Join(missing, " and "), strings.Join(missing, " "))
+		return fmt.Errorf("%s: not installed: install the package (as root: apt-get install %[1]s), or name the other targets with --targets", name)
 	}
-	progress("installing %s from Debian packages", strings.Join(missing, " and "))
-	install := exec.CommandContext(ctx, "sh", "-c", `apt-get update -q && apt-get install -y -q --no-install-recommends "$@"`, "install")
-	install.Args = append(install.Args, missing...)
+	progress("installing %s from Debian's package", name)
+	install := exec.CommandContext(ctx, "sh", "-c", `apt-get update -q && apt-get install -y -q --no-install-recommends "$0"`, name)
 	// RUNLEVEL keeps the packages from starting their services.
 	install.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
 	if _, err := command(install); err != nil {
-		return fmt.Errorf("install %s: %w", strings.Join(missing, " and "), err)
+		return fmt.Errorf("install %s: %w", name, err)
 	}
 	return nil
 }
@@ -98,27 +111,25 @@ func findPeer(name string) string {
 	return ""
 }
 
-// start starts the proxy in front of the server's port.
-func (t *target) start(o options, server int) (err error) {
+// start starts the proxy in front of s.
+func (t *target) start(o options, s *server, clients int) (err error) {
 	if t.port, err = freePort(); err != nil {
 		return err
 	}
+	facts := facts{Listen: t.port, Server: s.port, Clients: clients, Dir: o.dir, Role: scramRole, Verifier: s.verifier}
 	path := findPeer(t.name)
 	var args []string
 	switch t.name {
-	case "haproxy":
+	case peer:
 		t.version = firstLine(path, "-v") + ", TCP mode, threads as it likes"
-		config, err := t.configure(o.dir, "haproxy.cfg", server)
+		config, err := facts.write("haproxy.cfg")
 		if err != nil {
 			return err
 		}
 		args = []string{"-db", "-f", config}
 	case "pgbouncer":
 		t.version = firstLine(path, "--version") + ", session pooling: a connection that a client leaves serves the next"
-		if err := os.WriteFile(filepath.Join(o.dir, "pgbouncer.users"), []byte(`"postgres" ""`+"\n"), 0o644); err != nil {
-			return err
-		}
-		config, err := t.configure(o.dir, "pgbouncer.ini", server)
+		config, err := facts.write("pgbouncer.ini", "pgbouncer.users", "pgbouncer.hba")
 		if err != nil {
 			return err
 		}
@@ -126,13 +137,14 @@ func (t *target) start(o options, server int) (err error) {
 			args = []string{"-u", "nobody"}
 		}
 		args = append(args, config)
-	case "pgfailproxy":
-		path, t.version = o.proxy, firstLine(o.proxy, "version")+", default settings"
+	case self:
+		path, t.version = o.proxy, firstLine(o.proxy, "version")+", default settings but for the number of clients"
 		admin, err := freePort()
 		if err != nil {
 			return err
 		}
-		args = proxyArgs(o.dir, t.port, admin, "pg1="+connString(server))
+		args = proxyArgs(o.dir, t.port, admin, "pg1="+connString(s.port))
+		args = append(args, roomFlag(path)+strconv.Itoa(clients))
 	default:
 		return errors.New("no target of that name")
 	}
@@ -150,20 +162,39 @@ func proxyArgs(dir string, listen, admin int, members ...string) []string {
 	return args
 }
 
-// configure writes the configuration from the template of that name.
-func (t *target) configure(dir, name string, server int) (path string, err error) {
-	tmpl, err := template.ParseFS(files, name+".tmpl")
-	if err != nil {
-		return "", err
+// roomFlag is the flag for the number of clients of the pgfailproxy at path, which
+// may be of before it was renamed.
+func roomFlag(path string) string {
+	help, _ := exec.Command(path, "run", "--help").CombinedOutput() // no help: it will not start either
+	if bytes.Contains(help, []byte("--max-connections ")) {
+		return "--max-connections="
 	}
-	path = filepath.Join(dir, name)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return "", err
+	return "--max-client-connections="
+}
+
+// facts fill the templates.
+type facts struct {
+	Listen, Server int
+	Clients        int    // at most, at the same time
+	Dir            string // where the files are
+	Role, Verifier string // of the role with a password
+}
+
+// write makes files from the templates of those names and returns the path of the
+// first.
+func (f facts) write(names ...string) (string, error) {
+	for _, name := range names {
+		tmpl, err := template.ParseFS(files, name+".tmpl")
+		if err != nil {
+			return "", err
+		}
+		var text bytes.Buffer
+		if err := tmpl.Execute(&text, f); err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(f.Dir, name), text.Bytes(), 0o644); err != nil {
+			return "", err
+		}
 	}
-	err = tmpl.Execute(f, struct {
-		Listen, Server int
-		Dir            string
-	}{t.port, server, dir})
-	return path, errors.Join(err, f.Close())
+	return filepath.Join(f.Dir, names[0]), nil
 }

@@ -4,22 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
-// series is what was measured of one workload through one target.
-type series struct {
-	runs   []work
-	cpu    []float64 // seconds of the proxy per transaction or byte
-	failed []error
-}
+// throughputClients is for how many clients the proxies are set up: more than any
+// workload has.
+const throughputClients = 1000
 
 // throughput runs every workload through every target, all targets in turn
 // within one workload and all workloads within one round, so that whatever else
-// the machine does hits all alike, and prints one table.
+// the machine does hits all alike, and prints what came of it.
 func throughput(ctx context.Context, o options) (err error) {
 	works := chosen(workloads(), o.only)
 	if len(works) == 0 {
@@ -33,9 +28,7 @@ func throughput(ctx context.Context, o options) (err error) {
 	targets, err := startTargets(ctx, o, s)
 	defer func() {
 		for _, t := range targets {
-			if t.proc != nil {
-				t.proc.stop()
-			}
+			t.stop()
 		}
 	}()
 	if err != nil {
@@ -53,23 +46,41 @@ func throughput(ctx context.Context, o options) (err error) {
 		for i, w := range works {
 			for turn := range targets {
 				j := (turn + round) % len(targets) // no target is always the first
-				results[i][j].measure(ctx, o, s, w, targets[j])
+				t := targets[j]
+				err := results[i][j].measure(round, t, func() (work, error) {
+					defer o.profile(t, w.name, round)()
+					return w.run(ctx, o, s, t.port)
+				})
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
+				}
+				if err != nil {
+					progress("%s through %s: %v", w.name, t.name, err)
 				}
 			}
 			progress("round %d of %d: %s", round+1, o.rounds, w.name)
 		}
 	}
 	printThroughput(o, s, works, targets, results)
-	for i, w := range works {
-		for j, t := range targets {
-			if n := len(results[i][j].failed); n > 0 {
-				err = errors.Join(err, fmt.Errorf("%s through %s failed in %d of %d rounds", w.name, t.name, n, o.rounds))
-			}
-		}
+	printGoals(works, targets, results)
+	return failures(o, works, targets, results)
+}
+
+// startTargets starts those that o asks for. The caller stops them, also when
+// there is an error.
+func startTargets(ctx context.Context, o options, s *server) (all []*target, err error) {
+	names, err := o.chosenTargets()
+	if err != nil {
+		return nil, err
 	}
-	return err
+	for _, name := range names {
+		t, err := startTarget(ctx, o, name, s, throughputClients)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, t)
+	}
+	return all, nil
 }
 
 // prepare makes the tables and reads them once.
@@ -84,97 +95,75 @@ func prepare(ctx context.Context, o options, s *server) error {
 	return err
 }
 
-// measure adds one run.
-func (r *series) measure(ctx context.Context, o options, s *server, w workload, t *target) {
-	var before, after time.Duration
-	var err error
-	if t.proc != nil {
-		if before, err = t.proc.cpu(); err != nil {
-			r.failed = append(r.failed, err)
-			return
-		}
-	}
-	done, err := w.run(ctx, o, s, t.port)
-	if err == nil && t.proc != nil {
-		after, err = t.proc.cpu()
-	}
-	if err == nil && done.count == 0 {
-		err = errors.New("nothing was done")
-	}
-	if err != nil {
-		progress("%s through %s: %v", w.name, t.name, err)
-		r.failed = append(r.failed, err)
-		return
-	}
-	r.runs = append(r.runs, done)
-	r.cpu = append(r.cpu, (after-before).Seconds()/done.count)
-}
-
 func printThroughput(o options, s *server, works []workload, targets []*target, results [][]series) {
 	facts := []string{
-		"Server: PostgreSQL " + s.version + "; trust authentication and no TLS for all, fsync on",
-		fmt.Sprintf("Rounds: %d; in each, every workload through all targets in turn, pgbench %d s each (scale %d), COPY %d MB in rows of %d bytes; churn is a new connection for every select",
+		"Server: PostgreSQL " + s.version + "; no TLS for all, fsync on",
+		fmt.Sprintf("Rounds: %d; in each, every workload through all targets in turn, pgbench %d s each (scale %d), COPY %d MB in rows of %d bytes; churn is a new connection for every select, without a password and with SCRAM-SHA-256",
 			o.rounds, o.seconds, o.scale, o.copy/1_000_000, rowSize),
-		"Client, proxy and server share the machine. Numbers are medians of the rounds, with the least and the most. CPU is what the proxy's own process took (user and system), per transaction or per GB",
+		"Client, proxy and server share the machine. Numbers are **medians** of the rounds, with the least and the most. CPU is what the proxy's own process took (user and system), per transaction or per GB",
+		fmt.Sprintf("p99 is of the %.0f%% of transactions that pgbench logged, drawn by lot, of each run; writing them costs all targets the same. pgbench does not count the time to connect in it, so churn has none", 100*sampled),
 	}
 	for _, t := range targets {
 		facts = append(facts, t.name+": "+t.version)
 	}
 	printHead("Throughput and cost", facts...)
-	fmt.Println("| workload, clients | target | rate | least – most | latency, mean | CPU of the proxy |")
-	fmt.Println("|---|---|---:|---:|---:|---:|")
-	var notes []string
+	fmt.Println("| workload, clients | target | rate | p99, ms | CPU of the proxy |")
+	fmt.Println("|---|---|---:|---:|---:|")
 	for i, w := range works {
 		name := w.name
 		for j, t := range targets {
-			r := results[i][j]
-			rate, spread, latency, cpu := r.cells(w, t)
-			if n := len(r.failed); n > 0 {
+			rate, latency, cpu := results[i][j].cells(w)
+			if n := len(results[i][j].failed); n > 0 {
 				rate = strings.TrimSpace(fmt.Sprintf("%s (%d of %d failed)", rate, n, o.rounds))
-				notes = append(notes, fmt.Sprintf("%s through %s: %v", w.name, t.name, r.failed[0]))
 			}
-			fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", name, t.name, rate, spread, latency, cpu)
+			fmt.Printf("| %s | %s | %s | %s | %s |\n", name, t.name, rate, latency, cpu)
 			name = ""
 		}
 	}
 	fmt.Println()
-	for _, n := range notes {
-		fmt.Printf("- Failed: %s\n", n)
+	for i, w := range works {
+		for j, t := range targets {
+			if r := results[i][j]; len(r.failed) > 0 {
+				fmt.Printf("- Failed: %s through %s: %v\n", w.name, t.name, r.failed[0])
+			}
+		}
 	}
 }
 
 // cells are the columns of a row that hold numbers.
-func (r series) cells(w workload, t *target) (rate, spread, latency, cpu string) {
+func (r series) cells(w workload) (rate, latency, cpu string) {
 	if len(r.runs) == 0 {
-		return "", "", "", ""
+		return "", "", ""
 	}
-	var rates, latencies []float64
-	for _, run := range r.runs {
-		rates = append(rates, run.rate)
-		latencies = append(latencies, run.latency)
-	}
-	unit, scale := "tps", 1.0
+	rate = spread(r.values(rateOf), 1, "%.0f") + " tps"
 	if w.bytes {
-		unit, scale = "MB/s", 1e6
+		rate = spread(r.values(rateOf), 1e-6, "%.0f") + " MB/s"
 	}
-	rate = fmt.Sprintf("%.0f %s", median(rates)/scale, unit)
-	spread = fmt.Sprintf("%.0f – %.0f", slices.Min(rates)/scale, slices.Max(rates)/scale)
-	if !w.bytes {
-		latency = fmt.Sprintf("%.3f ms", median(latencies))
+	if r.runs[0].p99 > 0 {
+		latency = spread(r.values(p99Of), 1, "%.3f")
 	}
 	switch {
-	case t.proc == nil:
+	case median(r.values(cpuOf)) == 0: // nothing stands between
 	case w.bytes:
-		cpu = fmt.Sprintf("%.2f s/GB", median(r.cpu)*1e9)
+		cpu = spread(r.values(cpuOf), 1e9, "%.2f") + " s/GB"
 	default:
-		cpu = fmt.Sprintf("%.1f µs", median(r.cpu)*1e6)
+		cpu = spread(r.values(cpuOf), 1e6, "%.1f") + " µs"
 	}
-	return rate, spread, latency, cpu
+	return rate, latency, cpu
 }
 
-// median returns the middle of values, of which there is at least one.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+func rateOf(r sample) float64 { return r.rate }
+func p99Of(r sample) float64  { return r.p99 }
+func cpuOf(r sample) float64  { return r.cpu }
+
+// failures is an error if anything failed.
+func failures(o options, works []workload, targets []*target, results [][]series) (err error) {
+	for i, w := range works {
+		for j, t := range targets {
+			if n := len(results[i][j].failed); n > 0 {
+				err = errors.Join(err, fmt.Errorf("%s through %s failed in %d of %d rounds", w.name, t.name, n, o.rounds))
+			}
+		}
+	}
+	return err
 }

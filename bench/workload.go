@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,21 +24,22 @@ type workload struct {
 
 // work is what one run got done.
 type work struct {
-	count   float64 // transactions or bytes
-	rate    float64 // of them, per second
-	latency float64 // milliseconds, the mean; 0 where there is none
+	count float64 // transactions or bytes
+	rate  float64 // of them, per second
+	p99   float64 // milliseconds, of the latency; 0 where there is none
 }
 
 func workloads() []workload {
 	var all []workload
 	for _, mode := range []string{"simple", "prepared"} {
 		for _, clients := range []int{1, 8, 64} {
-			all = append(all, bench(fmt.Sprintf("select %s %d", mode, clients), clients, "-S", "-M", mode))
+			all = append(all, bench(fmt.Sprintf("select %s %d", mode, clients), connString, clients, "-S", "-M", mode))
 		}
 	}
 	return append(all,
-		bench("tpcb 8", 8),
-		bench("churn 8", 8, "-S", "-C"),
+		bench("tpcb 8", connString, 8),
+		bench("churn 8", connString, 8, "-S", "-C"),
+		bench("churn scram 8", scramString, 8, "-S", "-C"),
 		workload{"copy out", true, copyOut},
 		workload{"copy in", true, copyIn},
 	)
@@ -58,26 +62,60 @@ func chosen(all []workload, prefixes []string) (some []workload) {
 	return some
 }
 
-// bench is a run of pgbench.
-func bench(name string, clients int, flags ...string) workload {
-	return workload{name: name, run: func(ctx context.Context, o options, s *server, port int) (work, error) {
-		args := append([]string{"-n", "-T", strconv.Itoa(o.seconds), "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2))}, flags...)
+// sampled is the part of its transactions that pgbench logs. All of them would
+// take a percent of the machine from the faster targets.
+const sampled = 0.25
+
+// bench is a run of pgbench by so many clients, which connect as conn says.
+func bench(name string, conn func(port int) string, clients int, flags ...string) workload {
+	return workload{name: name, run: func(ctx context.Context, o options, s *server, port int) (w work, err error) {
+		logs := path.Join(s.logs, "pgbench")
+		args := append([]string{"-n", "-T", strconv.Itoa(o.seconds), "-c", strconv.Itoa(clients), "-j", strconv.Itoa(min(clients, 2)),
+			"--log", "--log-prefix", logs, "--sampling-rate", fmt.Sprint(sampled)}, flags...)
 		// Whatever hangs is a failure, not the end of the benchmark. In the
 		// container pgbench then lives on until the server goes, but it waits.
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(o.seconds)*time.Second+30*time.Second)
 		defer cancel()
-		out, err := command(s.pgbench(ctx, append(args, connString(port))...))
+		out, err := command(s.pgbench(ctx, append(args, conn(port))...))
+		// A file per thread; also what a run that failed has left is taken away.
+		logged, logErr := command(s.shell(ctx, `cat "$0".* && rm "$0".*`, logs))
 		if err != nil {
-			return work{}, err
+			return w, err
 		}
-		return parsePgbench(out)
+		if w, err = parsePgbench(out); err != nil || slices.Contains(flags, "-C") {
+			return w, err
+		}
+		if logErr == nil {
+			w.p99, logErr = parseLog(logged)
+		}
+		return w, logErr
 	}}
+}
+
+// parseLog reads what pgbench logged of single transactions and returns the 99th
+// percentile of their latency, in milliseconds.
+func parseLog(out string) (float64, error) {
+	var all []float64
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line) // client, transaction, microseconds, script, time
+		if len(fields) < 6 {
+			return 0, fmt.Errorf("pgbench's log has a line %q", line)
+		}
+		us, err := strconv.ParseFloat(fields[2], 64)
+		if err != nil {
+			return 0, fmt.Errorf("pgbench's log has a line %q: %w", line, err)
+		}
+		all = append(all, us/1000)
+	}
+	if len(all) == 0 {
+		return 0, errors.New("pgbench's log is empty")
+	}
+	return p99(all), nil
 }
 
 var (
 	processed = regexp.MustCompile(`number of transactions actually processed: (\d+)`)
 	failed    = regexp.MustCompile(`number of failed transactions: (\d+)`)
-	latency   = regexp.MustCompile(`latency average = ([\d.]+) ms`)
 	tps       = regexp.MustCompile(`(?m)^tps = ([\d.]+)`)
 )
 
@@ -93,7 +131,7 @@ func parsePgbench(out string) (w work, err error) {
 		n, _ = strconv.ParseFloat(m[1], 64) // the pattern lets only numbers through
 		return n
 	}
-	w = work{count: number(processed), rate: number(tps), latency: number(latency)}
+	w = work{count: number(processed), rate: number(tps)}
 	if n := number(failed); n > 0 {
 		return w, fmt.Errorf("%.0f transactions failed", n)
 	}
