@@ -4,12 +4,8 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -373,47 +369,5 @@ func TestTheLeastVersionIsKept(t *testing.T) {
 	old.MaxVersion = tls.VersionTLS12
 	if _, _, _, err := shake(t, p.load(), old); err == nil {
 		t.Error("TLS 1.2 was accepted")
-	}
-}
-
-func TestTheEndPointIsTheHashOfTheSignature(t *testing.T) {
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, edKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum256 := func(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
-	sum384 := func(b []byte) []byte { s := sha512.Sum384(b); return s[:] }
-	sum512 := func(b []byte) []byte { s := sha512.Sum512(b); return s[:] }
-	for _, tt := range []struct {
-		signer crypto.Signer
-		alg    x509.SignatureAlgorithm
-		want   func([]byte) []byte
-	}{
-		{rsaKey, x509.SHA256WithRSA, sum256},
-		{rsaKey, x509.SHA384WithRSA, sum384},
-		{rsaKey, x509.SHA512WithRSA, sum512},
-		{rsaKey, x509.SHA512WithRSAPSS, sum512},
-		{p384, x509.ECDSAWithSHA384, sum384},
-		{ecKey(t), x509.ECDSAWithSHA256, sum256},
-		{edKey, x509.PureEd25519, func([]byte) []byte { return nil }},
-	} {
-		c := issue(t, "one", tt.signer, nil, func(c *x509.Certificate) { c.SignatureAlgorithm = tt.alg })
-		if got := EndPoint(c.leaf); !bytes.Equal(got, tt.want(c.leaf.Raw)) {
-			t.Errorf("%s: %x", tt.alg, got)
-		}
-	}
-	for _, old := range []x509.SignatureAlgorithm{x509.SHA1WithRSA, x509.MD5WithRSA, x509.ECDSAWithSHA1} {
-		c := &x509.Certificate{Raw: []byte("as it came"), SignatureAlgorithm: old}
-		if !bytes.Equal(EndPoint(c), sum256(c.Raw)) {
-			t.Errorf("%s: not SHA-256", old)
-		}
 	}
 }
