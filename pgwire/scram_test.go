@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -24,52 +25,57 @@ const (
 )
 
 // verifierText is what PostgreSQL would keep of password.
-func verifierText(t testing.TB, password, salt64 string, iterations int) string {
-	t.Helper()
-	salt, ok := decode64(salt64)
-	if !ok {
-		t.Fatalf("salt %q", salt64)
-	}
-	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, server := mac(salted, []byte("Client Key")), mac(salted, []byte("Server Key"))
+func verifierText(password, salt64 string, iterations int) string {
+	salt, _ := decode64(salt64)
+	client, server := keysOf(password, salt, iterations)
 	stored := sha256.Sum256(client[:])
 	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, salt64, encode64(stored[:]), encode64(server[:]))
 }
 
-func verifierOf(t testing.TB, password string) Verifier {
-	t.Helper()
-	v, err := ParseVerifier(verifierText(t, password, rfcSalt, 4096))
+func keysOf(password string, salt []byte, iterations int) (client, server digest) {
+	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
-		t.Fatal(err)
+		panic(err) // of a length that is a constant here
+	}
+	return mac(salted, []byte("Client Key")), mac(salted, []byte("Server Key"))
+}
+
+func mustParse(text string) Verifier {
+	v, err := ParseVerifier(text)
+	if err != nil {
+		panic(err)
 	}
 	return v
 }
 
+func verifierOf(password string) Verifier { return mustParse(verifierText(password, rfcSalt, 4096)) }
+
 // keyOf is the key of the password that v was made of.
-func keyOf(t testing.TB, password string, v Verifier) Key {
-	t.Helper()
-	salted, err := pbkdf2.Key(sha256.New, password, v.salt, v.iterations, sha256.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := mac(salted, []byte("Client Key"))
+func keyOf(password string, v Verifier) Key {
+	client, _ := keysOf(password, v.salt, v.iterations)
 	return Key{secret: &client}
 }
 
+// pencil are the verifier and the key of the RFC's role. They take some
+// milliseconds to make, and some tests want them a thousand times.
+var pencil = sync.OnceValues(func() (Verifier, Key) {
+	v := verifierOf("pencil")
+	return v, keyOf("pencil", v)
+})
+
 // rfcServer is a server that has the nonce of the RFC's.
-func rfcServer(t testing.TB, endpoint []byte) *ScramServer {
-	s := NewScramServer(verifierOf(t, "pencil"), endpoint)
+func rfcServer(endpoint []byte) *ScramServer {
+	v, _ := pencil()
+	s := NewScramServer(v, endpoint)
 	s.nonce = rfcServerNonce
 	return s
 }
 
 // rfcClient is likewise.
 func rfcClient(t testing.TB) *ScramClient {
-	v := verifierOf(t, "pencil")
-	c := NewScramClient(keyOf(t, "pencil", v), v, nil)
+	t.Helper()
+	v, key := pencil()
+	c := NewScramClient(key, v, nil)
 	c.nonce = rfcClientNonce
 	if _, _, err := c.First([]string{ScramPlain}); err != nil {
 		t.Fatal(err)
@@ -79,7 +85,7 @@ func rfcClient(t testing.TB) *ScramClient {
 }
 
 func TestTheServerSaysWhatTheRFCSays(t *testing.T) {
-	s := rfcServer(t, nil)
+	s := rfcServer(nil)
 	reply, err := s.First(ScramPlain, []byte(rfcClientFirst))
 	if err != nil || string(reply) != rfcServerFirst {
 		t.Fatalf("first: %q, %v", reply, err)
@@ -88,7 +94,7 @@ func TestTheServerSaysWhatTheRFCSays(t *testing.T) {
 	if err != nil || string(reply) != rfcServerFinal {
 		t.Fatalf("final: %q, %v", reply, err)
 	}
-	if want := keyOf(t, "pencil", s.verifier); *key.secret != *want.secret {
+	if want := keyOf("pencil", s.verifier); *key.secret != *want.secret {
 		t.Error("the recovered key is not that of the password")
 	}
 }
@@ -105,19 +111,16 @@ func TestTheClientSaysWhatTheRFCSaysWithoutThePassword(t *testing.T) {
 }
 
 func TestTheKeyOfARelayedExchangeIsRecovered(t *testing.T) {
-	v := verifierOf(t, "pencil")
+	v := verifierOf("pencil")
 	key, err := RecoverKey(v, []byte(rfcClientFirst), []byte(rfcServerFirst), []byte(rfcClientFinal))
-	if err != nil || *key.secret != *keyOf(t, "pencil", v).secret {
+	if err != nil || *key.secret != *keyOf("pencil", v).secret {
 		t.Fatalf("the key of the password was not recovered: %v", err)
 	}
-	_, err = RecoverKey(verifierOf(t, "pen"), []byte(rfcClientFirst), []byte(rfcServerFirst), []byte(rfcClientFinal))
+	_, err = RecoverKey(verifierOf("pen"), []byte(rfcClientFirst), []byte(rfcServerFirst), []byte(rfcClientFinal))
 	if !errors.Is(err, ErrScramFailed) {
 		t.Errorf("with the verifier of another password: %v", err)
 	}
-	later, err := ParseVerifier(verifierText(t, "pencil", rfcSalt, 4097))
-	if err != nil {
-		t.Fatal(err)
-	}
+	later := mustParse(verifierText("pencil", rfcSalt, 4097))
 	_, err = RecoverKey(later, []byte(rfcClientFirst), []byte(rfcServerFirst), []byte(rfcClientFinal))
 	if !errors.Is(err, ErrKeyChanged) {
 		t.Errorf("with a verifier that was made since: %v", err)
@@ -143,8 +146,8 @@ func exchange(c *ScramClient, s *ScramServer) (mechanism string, key Key, err er
 }
 
 func TestOurClientAndOurServerUnderstandEachOther(t *testing.T) {
-	v := verifierOf(t, "pencil")
-	key := keyOf(t, "pencil", v)
+	v := verifierOf("pencil")
+	key := keyOf("pencil", v)
 	us, other := []byte("our certificate"), []byte("another certificate")
 	for _, c := range []struct {
 		name           string
@@ -169,8 +172,8 @@ func TestOurClientAndOurServerUnderstandEachOther(t *testing.T) {
 }
 
 func TestAClientNoticesThatItsOfferWasCutShort(t *testing.T) {
-	v := verifierOf(t, "pencil")
-	c, s := NewScramClient(keyOf(t, "pencil", v), v, []byte("cert")), NewScramServer(v, []byte("cert"))
+	v := verifierOf("pencil")
+	c, s := NewScramClient(keyOf("pencil", v), v, []byte("cert")), NewScramServer(v, []byte("cert"))
 	mechanism, data, err := c.First([]string{ScramPlain}) // somebody took the other away
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +204,7 @@ func TestAnUnknownRoleLooksLikeAnyOther(t *testing.T) {
 		return len(reply), err
 	}
 	// A real role with a wrong password is what it must look like.
-	real, realErr := shape(verifierOf(t, "another"))
+	real, realErr := shape(verifierOf("another"))
 	fake, fakeErr := shape(mock)
 	if real != fake || !errors.Is(realErr, ErrScramFailed) || !errors.Is(fakeErr, ErrScramFailed) {
 		t.Errorf("real: %d bytes, %v; mock: %d bytes, %v", real, realErr, fake, fakeErr)
@@ -209,7 +212,7 @@ func TestAnUnknownRoleLooksLikeAnyOther(t *testing.T) {
 }
 
 func TestAChallengeIsGoodForOneProof(t *testing.T) {
-	s := rfcServer(t, nil)
+	s := rfcServer(nil)
 	for range 2 { // before First, and again
 		if _, _, err := s.Final([]byte(rfcClientFinal)); codeOf(err) != "08P01" {
 			t.Errorf("%v", err)
@@ -228,18 +231,15 @@ func TestAChallengeIsGoodForOneProof(t *testing.T) {
 }
 
 func TestAKeyIsOfNoUseAfterThePasswordWasSetAnew(t *testing.T) {
-	old := verifierOf(t, "pencil")
-	key := keyOf(t, "pencil", old)
+	old := verifierOf("pencil")
+	key := keyOf("pencil", old)
 	const otherSalt = "AAAAAAAAAAAAAAAAAAAAAA=="
 	for name, text := range map[string]string{
-		"same password, other salt":  verifierText(t, "pencil", otherSalt, 4096),
-		"same password, other count": verifierText(t, "pencil", rfcSalt, 8192),
-		"other password, other salt": verifierText(t, "pen", otherSalt, 4096),
+		"same password, other salt":  verifierText("pencil", otherSalt, 4096),
+		"same password, other count": verifierText("pencil", rfcSalt, 8192),
+		"other password, other salt": verifierText("pen", otherSalt, 4096),
 	} {
-		v, err := ParseVerifier(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		v := mustParse(text)
 		if _, _, err := exchange(NewScramClient(key, old, nil), NewScramServer(v, nil)); !errors.Is(err, ErrKeyChanged) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -269,8 +269,8 @@ func TestAServerThatLetsEverybodyInIsNotBelieved(t *testing.T) {
 }
 
 func TestAWipedKeyIsGoneFromAllItsCopies(t *testing.T) {
-	v := verifierOf(t, "pencil")
-	key := keyOf(t, "pencil", v)
+	v := verifierOf("pencil")
+	key := keyOf("pencil", v)
 	kept := key
 	key.Wipe()
 	if *kept.secret != (digest{}) {
@@ -286,8 +286,8 @@ func TestAWipedKeyIsGoneFromAllItsCopies(t *testing.T) {
 }
 
 func TestSecretsAreNotPrinted(t *testing.T) {
-	v := verifierOf(t, "pencil")
-	key := keyOf(t, "pencil", v)
+	v := verifierOf("pencil")
+	key := keyOf("pencil", v)
 	type session struct {
 		Key      Key
 		Verifier Verifier
@@ -328,7 +328,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 }
 
 func TestWhatIsNoVerifierIsToldSoWithoutItsText(t *testing.T) {
-	good := verifierText(t, "pencil", rfcSalt, 4096)
+	good := verifierText("pencil", rfcSalt, 4096)
 	if _, err := ParseVerifier(good); err != nil {
 		t.Fatal(err)
 	}
