@@ -101,8 +101,8 @@ func (o options) check() error {
 	return nil
 }
 
-func run(ctx context.Context, args []string) (err error) {
-	var o options
+// parse returns what args ask for, and the benchmarks that they name.
+func parse(args []string) (o options, benches []string, err error) {
 	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	fs.SortFlags = false
 	fs.Usage = func() { fmt.Fprint(os.Stderr, use+fs.FlagUsages()) }
@@ -116,12 +116,12 @@ func run(ctx context.Context, args []string) (err error) {
 	fs.IntSliceVar(&o.counts, "sessions", []int{1, 10, 100, 1000, 10_000}, "sessions: how many, growing")
 	fs.IntVar(&o.growths, "growths", 2, "sessions: how often they are made to grow through each proxy")
 	fs.DurationVar(&o.settle, "settle", 2*time.Second, "sessions: how long nothing happens before memory is measured")
-	fs.IntVar(&o.runs, "runs", 4, "failover: runs per fault")
+	fs.IntVar(&o.runs, "runs", 3, "failover: runs per fault")
 	fs.StringSliceVar(&o.faults, "faults", nil, "failover: of kill, stop, pause, disconnect")
 	fs.BoolVar(&o.local, "local", false, "failover: on processes of this machine, without containers")
 	quick := fs.Bool("quick", false, "look whether it works: a second of a few workloads, one run per fault; the numbers mean little")
 	if err := fs.Parse(args); err != nil {
-		return err
+		return o, nil, err
 	}
 	if *quick {
 		for name, value := range quickly {
@@ -131,12 +131,16 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 	}
 	o.copy = *megabytes * 1_000_000
-	if err := o.check(); err != nil {
-		return err
-	}
-	benches := fs.Args()
-	if len(benches) == 0 {
+	if benches = fs.Args(); len(benches) == 0 {
 		benches = []string{"throughput", "sessions", "failover"}
+	}
+	return o, benches, o.check()
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	o, benches, err := parse(args)
+	if err != nil {
+		return err
 	}
 	if o.proxy, err = filepath.Abs("bin/pgfailproxy"); err != nil {
 		return err

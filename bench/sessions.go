@@ -35,9 +35,10 @@ type step struct {
 
 // growth is what was measured of a proxy while its sessions grew.
 type growth struct {
-	target *target
-	rest   []float64 // resident bytes without a session
-	steps  []step    // by the counts
+	name, version string
+	rest          []float64 // resident bytes without a session
+	steps         []step    // by the counts
+	failed        []error
 }
 
 // sessions has the number of sessions through each proxy grow, a new process each
@@ -53,20 +54,30 @@ func sessions(ctx context.Context, o options) error {
 		return err
 	}
 	growths := make([]growth, len(names))
-	for i := range growths {
-		growths[i].steps = make([]step, len(o.counts))
+	for i, name := range names {
+		growths[i] = growth{name: name, steps: make([]step, len(o.counts))}
 	}
 	for round := range o.growths {
 		for turn := range names {
 			i := (turn + round) % len(names)
-			if err := growths[i].grow(ctx, o, names[i], round); err != nil {
-				return fmt.Errorf("sessions through %s: %w", names[i], err)
+			err := growths[i].grow(ctx, o, round)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				progress("sessions through %s: %v", names[i], err)
+				growths[i].failed = append(growths[i].failed, err)
 			}
 			progress("growth %d of %d: %s", round+1, o.growths, names[i])
 		}
 	}
 	printSessions(o, growths)
-	return nil
+	for _, g := range growths {
+		if n := len(g.failed); n > 0 {
+			err = errors.Join(err, fmt.Errorf("sessions through %s failed in %d of %d growths", g.name, n, o.growths))
+		}
+	}
+	return err
 }
 
 // fit lowers counts to what a proxy may have descriptors for, two for each
@@ -91,7 +102,7 @@ func fit(counts []int) (fitting []int, err error) {
 }
 
 // grow measures one proxy from its start to its most sessions.
-func (g *growth) grow(ctx context.Context, o options, name string, round int) (err error) {
+func (g *growth) grow(ctx context.Context, o options, round int) (err error) {
 	if o.dir, err = makeDir(o.dir, "growth-"); err != nil {
 		return err
 	}
@@ -104,25 +115,27 @@ func (g *growth) grow(ctx context.Context, o options, name string, round int) (e
 		return fmt.Errorf("wait for the server that does nothing: %w\n%s", err, fake.tail())
 	}
 	most := o.counts[len(o.counts)-1]
-	if g.target, err = startTarget(ctx, o, name, &server{port: port}, most+50); err != nil {
+	t, err := startTarget(ctx, o, g.name, &server{port: port}, most+50)
+	if err != nil {
 		return err
 	}
-	defer g.target.stop()
+	defer t.stop()
+	g.version = t.version
 	var all crowd
 	defer func() { all.leave() }() // while the proxy is there, the fake not yet gone
 	if err := settle(ctx, o); err != nil {
 		return err
 	}
-	rest, err := g.target.proc.resident()
+	rest, err := t.proc.resident()
 	if err != nil {
 		return err
 	}
 	g.rest = append(g.rest, float64(rest))
 	for i, n := range o.counts {
-		if err := all.grow(ctx, g.target.port, n); err != nil {
-			return fmt.Errorf("%d sessions: %w\n%s", n, err, g.target.proc.tail())
+		if err := all.grow(ctx, t.port, n); err != nil {
+			return fmt.Errorf("%d sessions: %w\n%s", n, err, t.proc.tail())
 		}
-		if err := g.steps[i].measureAll(ctx, o, g.target, all, float64(rest), round); err != nil {
+		if err := g.steps[i].measureAll(ctx, o, t, all, float64(rest), round); err != nil {
 			return fmt.Errorf("%d sessions: %w", n, err)
 		}
 	}
@@ -249,27 +262,30 @@ func printSessions(o options, growths []growth) {
 		"Numbers are **medians** of the growths, with the least and the most. Client, proxy and server share the machine",
 	}
 	for _, g := range growths {
-		facts = append(facts, g.target.name+": "+g.target.version)
+		facts = append(facts, g.name+": "+g.version)
 	}
 	printHead("Sessions", facts...)
 	fmt.Println("| sessions | target | memory of each, KiB | rate, tps | p99, ms | CPU of the proxy, µs |")
 	fmt.Println("|---:|---|---:|---:|---:|---:|")
 	for _, g := range growths {
-		fmt.Printf("| 0 | %s | %s in all | | | |\n", g.target.name, spread(g.rest, 1.0/1024, "%.0f"))
+		fmt.Printf("| 0 | %s | %s in all | | | |\n", g.name, spread(g.rest, 1.0/1024, "%.0f"))
 	}
 	for i, n := range o.counts {
 		for _, g := range growths {
 			s := g.steps[i]
-			fmt.Printf("| %d | %s | %s | %s | %s | %s |\n", n, g.target.name, spread(s.resident, 1.0/1024, "%.1f"),
+			fmt.Printf("| %d | %s | %s | %s | %s | %s |\n", n, g.name, spread(s.resident, 1.0/1024, "%.1f"),
 				spread(s.values(rateOf), 1, "%.0f"), spread(s.values(p99Of), 1, "%.3f"), spread(s.values(cpuOf), 1e6, "%.1f"))
 		}
 	}
 	fmt.Println()
 	for _, g := range growths {
-		last := g.steps[len(g.steps)-1].resident
-		if g.target.name == self {
-			goal := goal{limit: residentGoal}
-			fmt.Printf("Goal: %d idle sessions, bytes each: %s, wanted %s\n\n", o.counts[len(o.counts)-1], spread(last, 1, "%.0f"), goal.wanted()+", "+goal.verdict(last))
+		for _, err := range g.failed {
+			fmt.Printf("- Failed, %s: %v\n", g.name, err)
+		}
+		if g.name == self {
+			last, wanted := g.steps[len(g.steps)-1].resident, goal{limit: residentGoal}
+			fmt.Printf("Goal: bytes of %s for each of %d idle sessions: %s, wanted ≤ %d: %s\n\n",
+				self, o.counts[len(o.counts)-1], spread(last, 1, "%.0f"), residentGoal, wanted.verdict(last))
 		}
 	}
 }
