@@ -1,192 +1,89 @@
-// Package relay moves bytes between two connections. It knows nothing of what
-// they mean.
+// Package relay moves bytes between two connections, and shows them to who wants
+// to follow them. It knows nothing of what they mean.
+//
+// A Mover moves the bytes of many pairs of connections. Plain sockets on Linux
+// share an event loop for each core; such a pair has no goroutine, and while it
+// is idle no buffer. Other connections, such as TLS ones, have two goroutines
+// each. What a pair does, and how it is handed back, is the same.
 package relay
 
 import (
-	"context"
-	"errors"
-	"io"
 	"net"
-	"sync"
-	"sync/atomic"
-	"syscall"
 )
 
-// size is that of the buffer that is taken when bytes arrive, and given back
-// when they are written. A message of a session fits, a bulk transfer fills it:
-// at this size copying costs no more than splicing, which would keep a pipe in
-// each direction, two descriptors, for as long as it waits.
-const size = 64 << 10
+// Side names one of the two connections of a pair.
+type Side uint8
 
-var buffers = sync.Pool{New: func() any { return new([size]byte) }}
+// The sides are alike but for Cut, which spares A: in the proxy A is the client.
+const (
+	A Side = iota
+	B
+)
 
-// Counts are the bytes moved so far, and may be read at any time.
-type Counts struct{ AToB, BToA atomic.Int64 }
+// Other returns the side across.
+func (s Side) Other() Side { return 1 - s }
 
-// Run moves bytes between a and b, both ways, until both have ended, one has
-// failed, or ctx ends; then it closes both and returns. An end of one side is
-// passed on as such and the other direction goes on. The error is ctx's cause,
-// the first failure, or nil when both ended. A reset by one side after the other
-// has ended is an end too: so ends a server that closes before it has read the
-// last record of its client's TLS.
-//
-// When ctx ends, b gets nothing more: what still waits to be sent to it, perhaps
-// until a broken network heals, is thrown away.
-func Run(ctx context.Context, a, b net.Conn, counts *Counts) error {
-	r := &relay{a: a, b: b, back: make(chan struct{})}
-	defer r.close()
-	if ctx.Err() != nil { // not a byte more
-		r.cut()
-		return context.Cause(ctx)
-	}
-	defer context.AfterFunc(ctx, r.cut)()
-	go r.pumpBack(&counts.BToA)
-	r.pump(b, a, &counts.AToB) // one goroutine less for each session
-	<-r.back
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return r.err
+func (s Side) String() string { return [...]string{"A", "B"}[s] }
+
+// MaxKept bounds what a watcher may leave of what it was shown, in bytes: it must
+// be less.
+const MaxKept = 16 << 10
+
+// Watcher is shown what a pair moves. Its methods are never called concurrently
+// for one pair; the first call may come before Start returns. They must not
+// block, keep p, or call methods of the Flow.
+type Watcher interface {
+	// Arrived is shown what was read from a side, before any of it is written to
+	// the other. p begins with what the last Verdict for that side left over.
+	Arrived(from Side, p []byte) Verdict
+	// Ended says that a side will send nothing more. All that it sent was shown.
+	// true: that is passed on as a half-close, after what is still kept, and the
+	// other direction goes on. false: the pair is handed back.
+	Ended(from Side) (passOn bool)
 }
 
-type relay struct {
-	a, b net.Conn
-	back chan struct{} // closed when pumpBack has returned
-
-	ended   atomic.Bool // at least one side
-	failure sync.Once
-	err     error // the first failure
+// Verdict is what becomes of what a watcher was shown.
+type Verdict struct {
+	// Pass is how many bytes go to the other side now. The rest is kept and comes
+	// again, at the start of what is shown next of that side.
+	Pass int
+	// Unseen is how many bytes that follow from the same side may be moved without
+	// being shown: the rest of a large message. Only where all was passed.
+	Unseen int64
+	// Stop hands the pair back, once what was passed is with the kernel or in
+	// Pair.Unwritten.
+	Stop bool
 }
 
-// cut closes both sides, b with a reset.
-func (r *relay) cut() {
-	if b, ok := r.b.(interface{ SetLinger(seconds int) error }); ok {
-		b.SetLinger(0)
-	}
-	r.close()
+// Pair is two connections and what is on its way between them. X[s] belongs to
+// what was read from s.
+type Pair struct {
+	Conn      [2]net.Conn
+	Kept      [2][]byte // read and not passed: shown first when the pair is moved again
+	Unwritten [2][]byte // passed and not written yet: written first
+	Unseen    [2]int64  // what was left of Verdict.Unseen
+	Ended     [2]bool   // the side's end was seen; a pair that is moved again passes it on
 }
 
-func (r *relay) close() {
-	r.a.Close()
-	r.b.Close()
+// Reason is why a pair was handed back.
+type Reason uint8
+
+const (
+	Finished Reason = iota // both sides have ended, and all was written
+	Stopped                // by a Verdict, by Ended or by Flow.Stop
+	WasCut                 // by Flow.Cut
+	Failed                 // a connection did
+)
+
+func (r Reason) String() string {
+	return [...]string{"finished", "stopped", "cut", "failed"}[r]
 }
 
-func (r *relay) pumpBack(count *atomic.Int64) {
-	defer close(r.back)
-	r.pump(r.a, r.b, count)
-}
-
-// pump moves bytes one way until src ends, then tells dst so. A failure ends the
-// other direction too.
-func (r *relay) pump(dst, src net.Conn, count *atomic.Int64) {
-	err := move(dst, src, count)
-	if err == io.EOF {
-		r.ended.Store(true)
-		err = closeWrite(dst)
-	}
-	if err == nil {
-		return
-	}
-	if r.ended.Load() && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
-		err = nil
-	}
-	r.failure.Do(func() { r.err = err })
-	r.cut()
-}
-
-// move moves bytes one way. It always returns an error, io.EOF when src ended.
-func move(dst, src net.Conn, count *atomic.Int64) error {
-	in := newSource(src)
-	for {
-		buf, n, err := in.read()
-		if n > 0 {
-			w, failed := dst.Write(buf[:n])
-			count.Add(int64(w))
-			if failed != nil {
-				err = failed
-			}
-		}
-		if buf != nil {
-			buffers.Put(buf)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// source reads from a connection. Where the system can say that nothing is
-// there, it waits without a buffer.
-type source struct {
-	conn    net.Conn
-	raw     syscall.RawConn    // nil where it has to hold a buffer while it waits
-	attempt func(uintptr) bool // try, made once
-
-	// The result of try.
-	buf *[size]byte
-	n   int
-	err error
-}
-
-func newSource(c net.Conn) *source {
-	s := &source{conn: c}
-	if sc, ok := c.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			s.raw, s.attempt = raw, s.try
-		}
-	}
-	return s
-}
-
-// read waits for bytes and returns them in a buffer, which the caller puts back
-// if it is not nil. It returns io.EOF at the end.
-func (s *source) read() (*[size]byte, int, error) {
-	if s.raw == nil {
-		buf := buffers.Get().(*[size]byte)
-		n, err := s.conn.Read(buf[:])
-		return buf, n, err
-	}
-	s.buf, s.n, s.err = nil, 0, nil
-	if err := s.raw.Read(s.attempt); err != nil {
-		return s.buf, 0, err
-	}
-	switch {
-	case s.err != nil:
-		return s.buf, 0, &net.OpError{Op: "read", Net: s.conn.RemoteAddr().Network(), Addr: s.conn.RemoteAddr(), Err: s.err}
-	case s.n == 0:
-		return s.buf, 0, io.EOF
-	}
-	return s.buf, s.n, nil
-}
-
-// try reads once, and reports whether that had a result: false has the runtime
-// wait until there is something.
-func (s *source) try(fd uintptr) bool {
-	s.buf = buffers.Get().(*[size]byte)
-	for {
-		s.n, s.err = syscall.Read(int(fd), s.buf[:])
-		if s.err != syscall.EINTR {
-			break
-		}
-	}
-	if s.err == syscall.EAGAIN {
-		buffers.Put(s.buf)
-		s.buf = nil
-		return false
-	}
-	return true
-}
-
-// closeWrite tells c that nothing more comes. Where only all of c can be closed,
-// that is done, and ends the other direction too.
-func closeWrite(c net.Conn) error {
-	h, ok := c.(interface{ CloseWrite() error })
-	if !ok {
-		return c.Close()
-	}
-	err := h.CloseWrite()
-	if errors.Is(err, syscall.ENOTCONN) {
-		return nil // it is gone altogether, and its own direction says so
-	}
-	return err
+// Result is a pair that is handed back. Whoever gets it closes its connections.
+type Result struct {
+	Pair            // Conn[B] is nil after a cut
+	Reason Reason   //
+	From   Side     // Failed: whose connection did. Stopped by Ended: who ended
+	Err    error    // Failed: why, a *net.OpError
+	Moved  [2]int64 // bytes written to the other side, by the side that they were read from
 }
