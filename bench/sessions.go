@@ -262,13 +262,15 @@ func printSessions(o options, growths []growth) {
 		"Numbers are **medians** of the growths, with the least and the most. Client, proxy and server share the machine",
 	}
 	for _, g := range growths {
-		facts = append(facts, g.name+": "+g.version)
+		if g.version != "" { // it has started
+			facts = append(facts, g.name+": "+g.version)
+		}
 	}
 	printHead("Sessions", facts...)
-	fmt.Println("| sessions | target | memory of each, KiB | rate, tps | p99, ms | CPU of the proxy, µs |")
+	fmt.Println("| sessions | target | memory of each, KiB (without a session: of the process) | rate, tps | p99, ms | CPU of the proxy, µs |")
 	fmt.Println("|---:|---|---:|---:|---:|---:|")
 	for _, g := range growths {
-		fmt.Printf("| 0 | %s | %s in all | | | |\n", g.name, spread(g.rest, 1.0/1024, "%.0f"))
+		fmt.Printf("| 0 | %s | %s | | | |\n", g.name, spread(g.rest, 1.0/1024, "%.0f"))
 	}
 	for i, n := range o.counts {
 		for _, g := range growths {
@@ -280,7 +282,7 @@ func printSessions(o options, growths []growth) {
 	fmt.Println()
 	for _, g := range growths {
 		for _, err := range g.failed {
-			fmt.Printf("- Failed, %s: %v\n", g.name, err)
+			fmt.Printf("- Failed, %s: %v\n\n", g.name, err)
 		}
 		if g.name == self {
 			last, wanted := g.steps[len(g.steps)-1].resident, goal{limit: residentGoal}
