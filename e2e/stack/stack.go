@@ -56,7 +56,8 @@ type Stack struct {
 	log     io.Writer
 	lock    *os.File
 	ports   map[string]int // by the variable that docker-compose.yml has for it
-	config  string
+	options Options
+	config  string // the proxy's configuration now; empty: that of .env
 }
 
 // Up builds the proxy from the tree and starts everything: pg1 is served and
@@ -67,7 +68,7 @@ func Up(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{project: o.Project, root: root, log: o.Log, ports: map[string]int{}, config: o.Config}
+	s := &Stack{project: o.Project, root: root, log: o.Log, ports: map[string]int{}, options: o, config: o.Config}
 	if s.log == nil {
 		s.log = io.Discard
 	}
@@ -95,6 +96,7 @@ func (s *Stack) Down(ctx context.Context) error {
 		return nil
 	}
 	defer s.lock.Close()
+	defer os.Remove(s.settings())
 	err := s.remove(ctx)
 	_, err2 := s.compose(ctx, "down", "--volumes", "--rmi", "local")
 	return errors.Join(err, err2)
@@ -103,6 +105,7 @@ func (s *Stack) Down(ctx context.Context) error {
 // Reset makes everything new, whatever its state: empty servers, no record, pg1
 // is served and pg2 streams from it. It takes some seconds.
 func (s *Stack) Reset(ctx context.Context) error {
+	s.config = s.options.Config
 	if err := s.remove(ctx); err != nil {
 		return err
 	}
@@ -163,13 +166,17 @@ func (s *Stack) environ() []string {
 		env = append(env, fmt.Sprintf("%s=%d", name, port))
 	}
 	if s.config != "" {
-		path := s.config
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(s.root, path)
-		}
-		env = append(env, "PROXY_CONFIG="+path)
+		env = append(env, "PROXY_CONFIG="+s.path(s.config))
 	}
 	return env
+}
+
+// path is where a file of the repository is.
+func (s *Stack) path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(s.root, name)
 }
 
 // URL is where clients connect to the proxy, as the superuser.
