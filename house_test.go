@@ -29,8 +29,8 @@ var arrows = map[string][]string{
 	"hba":               {},
 	"pgwire":            {},
 	"relay":             {},
-	"verifier":          {},
-	"proxy":             {"cluster", "pgwire", "relay", "internal/tcp"},
+	"verifier":          {"cluster"},
+	"proxy":             {"cluster", "hba", "pgwire", "relay", "internal/tcp"},
 	"internal/certs":    {},
 	"internal/tcp":      {},
 	"internal/memnet":   {},
@@ -39,9 +39,10 @@ var arrows = map[string][]string{
 	"internal/pgtest":   {"internal/pgserver"},
 	"e2e":               {},
 	"e2e/stack":         {"admin"},
+	"e2e/clients/pgx":   {},
 	"bench":             {"admin", "e2e/stack", "internal/pgserver"},
-	"cmd/pgfailproxy": {"admin", "cluster", "config", "failover", "health", "internal/history", "internal/pgserver", "internal/tcp",
-		"lease", "promote", "proxy"},
+	"cmd/pgfailproxy": {"admin", "cluster", "config", "failover", "health", "internal/certs", "internal/history", "internal/pgserver", "internal/tcp",
+		"lease", "promote", "proxy", "verifier"},
 }
 
 // keepers says who alone may import a library outside tests, because the
@@ -50,7 +51,7 @@ var keepers = map[string][]string{
 	// Its decoders panic or never end on hostile input: it may encode what the
 	// proxy says, and decodes nothing.
 	"github.com/jackc/pgproto3/v2": {"pgwire"},
-	"github.com/jackc/pgx/v5":      {"health", "promote", "verifier", "config", "cmd/pgfailproxy", "bench", "internal/pgtest", "e2e/stack"},
+	"github.com/jackc/pgx/v5":      {"health", "promote", "verifier", "config", "cmd/pgfailproxy", "bench", "internal/pgtest", "e2e/stack", "e2e/clients/pgx"},
 	"github.com/spf13/pflag":       {"config", "cmd/pgfailproxy", "bench"},
 	"go.yaml.in/yaml/v3":           {"config"},
 }

@@ -32,6 +32,8 @@ type Options struct {
 	// Status returns the present snapshot. It is called from several goroutines
 	// and must not block; what it returns is not changed by either side.
 	Status func() Status
+	// Sessions returns the sessions that there are, in the same way.
+	Sessions func() []Session
 	// Gatherer is what /metrics shows.
 	Gatherer prometheus.Gatherer
 	// Log takes errors of connections, at debug level; nil discards them.
@@ -85,6 +87,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /sessions", s.sessions)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
 		MaxRequestsInFlight: maxGathers,
@@ -140,9 +143,13 @@ func (s *Server) snapshot() Status {
 }
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
-	body, err := json.MarshalIndent(s.snapshot(), "", "  ")
+	s.writeJSON(w, "status", s.snapshot())
+}
+
+func (s *Server) writeJSON(w http.ResponseWriter, what string, value any) {
+	body, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
-		s.fail(w, "status", err)
+		s.fail(w, what, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -42,6 +42,12 @@ func SQLState(raw []byte) string { return errorField(raw, 'C') }
 // ErrorText returns the text of an ErrorResponse, likewise.
 func ErrorText(raw []byte) string { return errorField(raw, 'M') }
 
+// IsFatal reports whether an ErrorResponse, likewise, ends its session.
+func IsFatal(raw []byte) bool {
+	severity := errorField(raw, 'V') // not translated
+	return severity == "FATAL" || severity == "PANIC"
+}
+
 func errorField(raw []byte, field byte) string {
 	if len(raw) < 5 || raw[0] != 'E' {
 		return ""
@@ -59,6 +65,13 @@ func errorField(raw []byte, field byte) string {
 		body = rest
 	}
 	return ""
+}
+
+// ParameterStatus returns what the body of a ParameterStatus says.
+func ParameterStatus(body []byte) (name, value []byte, ok bool) {
+	name, rest, ok := bytes.Cut(body, []byte{0})
+	value, rest, ended := bytes.Cut(rest, []byte{0})
+	return name, value, ok && ended && len(rest) == 0
 }
 
 // Error is an error that the proxy tells a client, in PostgreSQL's style.

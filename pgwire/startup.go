@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
+
+	"github.com/jackc/pgproto3/v2"
 )
 
 // Kind is what a start-up packet asks for.
@@ -177,4 +180,28 @@ func checkParams(body []byte) error {
 		return malformed
 	}
 	return nil
+}
+
+// SSLRequest asks a server for TLS, which answers with one byte: S or N.
+func SSLRequest() []byte {
+	return binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, codeSSL)
+}
+
+// CancelRequest asks a server to cancel what the session of that key runs. key is
+// the body of its BackendKeyData.
+func CancelRequest(key []byte) []byte {
+	raw := binary.BigEndian.AppendUint32(nil, uint32(8+len(key)))
+	return append(binary.BigEndian.AppendUint32(raw, codeCancel), key...)
+}
+
+// Startup is a start-up packet of protocol 3.0. It fails for values that cannot
+// be sent.
+func Startup(user, database string) ([]byte, error) {
+	for _, v := range []string{user, database} {
+		if strings.ContainsRune(v, 0) {
+			return nil, violation("a zero byte in a start-up packet")
+		}
+	}
+	return (&pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersionNumber,
+		Parameters: map[string]string{"user": user, "database": database}}).Encode(nil)
 }

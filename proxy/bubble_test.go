@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,13 +31,32 @@ type bubble struct {
 	rec     cluster.Record
 	doubts  chan string
 	metrics *prometheus.Registry
+	log     logBuffer
 	answer  map[string]func(net.Conn) // how each member takes a session
 }
 
-var bubbleOptions = Options{HoldTimeout: 30 * time.Second, StartupTimeout: 10 * time.Second, ConnectTimeout: 5 * time.Second}
+// logBuffer keeps what was logged.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+var bubbleOptions = Options{HoldTimeout: 30 * time.Second, LoginTimeout: 10 * time.Second, ConnectTimeout: 5 * time.Second, Passthrough: true}
 
 // inBubble runs a test with a server that knows pg1 to be the primary, but has
-// not verified it.
+// not verified it. Sessions are not followed: see inFollowed.
 func inBubble(t *testing.T, change func(*Options, *RouterOptions), test func(b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -46,8 +66,12 @@ func inBubble(t *testing.T, change func(*Options, *RouterOptions), test func(b *
 		if change != nil {
 			change(&opts, &ropts)
 		}
+		ropts.Log = slog.New(slog.NewTextHandler(&b.log, nil))
 		b.router = NewRouter(ropts)
-		b.server = New(b.router, opts, slog.New(slog.DiscardHandler), b.metrics)
+		var err error
+		if b.server, err = New(b.router, opts, ropts.Log, b.metrics); err != nil {
+			t.Fatal(err)
+		}
 		front := b.listen("proxy")
 		served := make(chan error, 1)
 		go func() { served <- b.server.Serve(front) }()

@@ -221,8 +221,6 @@ func TestAHeldClientThatAskedForTLSIsToldOfAShutdown(t *testing.T) {
 
 func TestAFailoverIsOneLineInTheLog(t *testing.T) {
 	inBubble(t, nil, func(b *bubble) {
-		var log bytes.Buffer
-		b.server.log = slog.New(slog.NewTextHandler(&log, nil))
 		b.verify()
 		for range 5 {
 			c := b.connect()
@@ -233,7 +231,7 @@ func TestAFailoverIsOneLineInTheLog(t *testing.T) {
 		synctest.Wait()
 		b.giveUp()
 		synctest.Wait()
-		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "member=pg1 epoch=1 sessions=5") {
+		if got := b.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "member=pg1 epoch=1 sessions=5") {
 			t.Errorf("log:\n%s", got)
 		}
 	})

@@ -39,7 +39,7 @@ func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 
 // A day in the life of a proxy, and every number that it leaves.
 func TestTheMetricsTellWhatHappened(t *testing.T) {
-	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxConnections = 3 }, func(b *bubble) {
+	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxClients = 3 }, func(b *bubble) {
 		waited := b.connect()
 		time.Sleep(2 * time.Second)
 		b.verify()
@@ -71,8 +71,8 @@ func TestTheMetricsTellWhatHappened(t *testing.T) {
 			"pgfailproxy_connections_held":                                   3,
 			"pgfailproxy_connections_total":                                  8,
 			"pgfailproxy_relayed_bytes_total{from=client}":                   8,
-			"pgfailproxy_relayed_bytes_total{from=server}":                   8,
-			"pgfailproxy_server_attempts_failed_total":                       2, // at once, and as one that waits
+			"pgfailproxy_relayed_bytes_total{from=server}":                   26, // two answers to a start-up, too
+			"pgfailproxy_server_attempts_failed_total":                       2,  // at once, and as one that waits
 			"pgfailproxy_hold_seconds count":                                 1,
 			"pgfailproxy_hold_seconds sum":                                   2,
 			"pgfailproxy_cancel_requests_total{result=forwarded}":            1,
@@ -85,7 +85,24 @@ func TestTheMetricsTellWhatHappened(t *testing.T) {
 			"pgfailproxy_connections_refused_total{reason=no_primary}":       0,
 			"pgfailproxy_connections_refused_total{reason=protocol}":         1,
 			"pgfailproxy_connections_refused_total{reason=shutting_down}":    0,
-			"pgfailproxy_connections_refused_total{reason=startup_timeout}":  0,
+			"pgfailproxy_connections_refused_total{reason=login_timeout}":    0,
+			"pgfailproxy_connections_refused_total{reason=certificate}":      0,
+			"pgfailproxy_connections_refused_total{reason=client_hba}":       0,
+			"pgfailproxy_connections_refused_total{reason=no_tls}":           0,
+			"pgfailproxy_connections_refused_total{reason=password}":         0,
+			"pgfailproxy_connections_refused_total{reason=server_login}":     0,
+			"pgfailproxy_connections_refused_total{reason=server_lost}":      0,
+			"pgfailproxy_connections_refused_total{reason=tls_handshake}":    0,
+			"pgfailproxy_connections_refused_total{reason=verifier}":         0,
+			"pgfailproxy_cancel_requests_total{result=idle}":                 0,
+			"pgfailproxy_cancel_requests_total{result=wrong_key}":            0,
+			"pgfailproxy_sessions_ended_total{cause=idle}":                   0,
+			"pgfailproxy_sessions_ended_total{cause=server_lost}":            0,
+			"pgfailproxy_farewells_total{sqlstate=57P01}":                    0,
+			"pgfailproxy_farewells_total{sqlstate=40001}":                    0,
+			"pgfailproxy_farewells_total{sqlstate=08007}":                    0,
+			"pgfailproxy_farewells_total{sqlstate=57P05}":                    0,
+			"pgfailproxy_farewells_total{sqlstate=cut}":                      0,
 			"pgfailproxy_connections_refused_total{reason=too_many_clients}": 1,
 		}
 		for _, name := range slices.Sorted(maps.Keys(want)) {

@@ -82,7 +82,7 @@ func TestAClientsOwnTimeIsNoHold(t *testing.T) {
 		c := b.dial()
 		c.send(requestPacket(sslRequest))
 		c.want("N")
-		time.Sleep(6 * time.Second) // less than startup_timeout
+		time.Sleep(6 * time.Second) // less than login_timeout
 		c.send(startupPacket("alice"))
 		c.wantServed()
 	})

@@ -12,16 +12,6 @@ import (
 	"pgfailproxy/pgwire"
 )
 
-// link is a server that has taken a client's packet.
-type link struct {
-	route *Route
-	conn  net.Conn
-	// answer is the server's answer so far, for the client: one byte to a
-	// request for TLS, the first message to a start-up packet, nothing to a TLS
-	// handshake.
-	answer []byte
-}
-
 // reach has a server take packet. While there is no primary, or it cannot be
 // reached, or it says that it is starting up or shutting down, nothing was
 // executed: the client waits, up to HoldTimeout since it first did, and the packet
@@ -50,8 +40,10 @@ func (s *session) reach(packet pgwire.Packet, spare *link) (*link, error) {
 func (s *session) hold(ctx context.Context, packet pgwire.Packet) (*link, error) {
 	began := time.Now()
 	s.server.held.Add(1)
+	s.become(StateHeld)
 	defer func() {
 		s.server.held.Add(-1)
+		s.become(StateStartup)
 		s.server.metrics.hold.Observe(time.Since(began).Seconds())
 	}()
 	ctx, stop := s.whilePresent(ctx)
@@ -125,7 +117,7 @@ func (s *session) offer(ctx context.Context, packet pgwire.Packet, l *link) (_ *
 	case errors.As(err, &p):
 		return nil, false, err
 	}
-	s.log.Debug("server did not take the session", "member", l.route.Member, "cause", err)
+	s.debug("server did not take the session", "member", l.route.Member, "cause", err)
 	s.server.metrics.retries.Inc()
 	s.server.router.Doubt(l.route)
 	return nil, true, nil
@@ -137,16 +129,14 @@ func (s *session) send(ctx context.Context, packet pgwire.Packet, l *link) (err 
 	if l.conn == nil {
 		dial, cancel := context.WithTimeout(ctx, s.server.opts.ConnectTimeout)
 		defer cancel()
-		conn, err := s.server.opts.Dial(dial, l.route.Addr)
-		if err != nil {
+		if err := s.server.connect(dial, l, !s.server.opts.Passthrough); err != nil {
 			return err
 		}
-		l.conn = conn
 	}
 	if err := l.route.Context().Err(); err != nil {
 		return err
 	}
-	l.conn.SetDeadline(time.Now().Add(s.server.opts.StartupTimeout))
+	l.conn.SetDeadline(time.Now().Add(s.server.opts.LoginTimeout))
 	stop := context.AfterFunc(ctx, func() { l.conn.SetDeadline(longPast) })
 	l.answer, err = exchange(l.conn, packet)
 	if !stop() {

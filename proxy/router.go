@@ -2,11 +2,10 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
@@ -27,36 +26,6 @@ type Route struct {
 // Context ends, with a *GoneError as its cause, when the member is given up.
 func (r *Route) Context() context.Context { return r.term.ctx }
 
-// GoneError is why a Route ended.
-type GoneError struct{ Member string }
-
-func (e *GoneError) Error() string { return fmt.Sprintf("%s is no longer the primary", e.Member) }
-
-// term is the time of a member as primary in one epoch. Routes to several
-// addresses may belong to it, if the member moves.
-type term struct {
-	ctx context.Context
-	end context.CancelCauseFunc
-
-	running atomic.Int64 // sessions
-	cut     atomic.Int64 // of them, ended with the term
-}
-
-// leave is the end of a session on r with err. The last one after a failover
-// tells how many it ended.
-func (r *Route) leave(err error, log *slog.Logger) {
-	var gone *GoneError
-	if errors.As(err, &gone) {
-		r.term.cut.Add(1)
-	}
-	if r.term.running.Add(-1) > 0 || r.term.ctx.Err() == nil {
-		return
-	}
-	if n := r.term.cut.Load(); n > 0 {
-		log.Info("sessions ended with their primary", "member", r.Member, "epoch", r.Epoch, "sessions", n)
-	}
-}
-
 // place is what sessions see. It is immutable.
 type place struct {
 	route   *Route // nil: wait
@@ -73,6 +42,8 @@ type RouterOptions struct {
 	// OnDoubt is told when a session could not reach a member. It must not
 	// block. It may be nil.
 	OnDoubt func(member string)
+	// Log gets a line when a failover has ended sessions. nil means none.
+	Log *slog.Logger
 }
 
 // Router says where sessions go. Apply, Open and Suspend are called by whoever
@@ -90,6 +61,9 @@ type Router struct {
 
 // NewRouter returns a Router with which every session waits.
 func NewRouter(opts RouterOptions) *Router {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
 	r := &Router{opts: opts, line: semaphore.NewWeighted(1), release: rate.NewLimiter(rate.Inf, 1)}
 	if opts.ReleaseRate > 0 {
 		// What may go at once is a tenth of what may go in a second: the first
@@ -116,8 +90,7 @@ func (r *Router) Apply(rec cluster.Record) {
 	old := r.term
 	r.term = nil
 	if !rec.Held {
-		ctx, end := context.WithCancelCause(context.Background())
-		r.term = &term{ctx: ctx, end: end}
+		r.term = newTerm(rec.Primary, rec.Epoch, r.opts.Log)
 	}
 	reason := rec.Primary + " is not verified yet"
 	if rec.Held {
@@ -125,7 +98,7 @@ func (r *Router) Apply(rec cluster.Record) {
 	}
 	r.put(nil, reason)
 	if old != nil { // publish first, then withdraw: who is woken finds the newer
-		old.end(&GoneError{Member: before.Primary})
+		old.end(&GoneError{Member: before.Primary, At: time.Now()})
 	}
 }
 
@@ -140,6 +113,7 @@ func (r *Router) Open(epoch cluster.Epoch, addr cluster.Addr) {
 	if route := r.now.Load().route; route != nil && route.term == r.term && route.Addr == addr {
 		return
 	}
+	r.term.survived()
 	r.put(&Route{Epoch: epoch, Member: r.rec.Primary, Addr: addr, term: r.term}, "")
 }
 
@@ -169,7 +143,7 @@ func (r *Router) put(route *Route, reason string) {
 // to wait; nil if there is none.
 func (r *Router) Running() *Route {
 	p := r.now.Load()
-	if p.route == nil && p.running != nil && p.running.term.running.Load() == 0 {
+	if p.route == nil && p.running != nil && p.running.term.running() == 0 {
 		return nil // nothing proves that the member is still what it was
 	}
 	return p.running

@@ -2,14 +2,18 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"pgfailproxy/cluster"
 	"pgfailproxy/internal/tcp"
@@ -24,15 +28,29 @@ type Options struct {
 	// HoldTimeout is how long a client waits for a primary. It must be
 	// positive.
 	HoldTimeout time.Duration
-	// StartupTimeout is how long a client may take for its start-up packets,
-	// and a server for its first answer to them. It must be positive.
-	StartupTimeout time.Duration
+	// LoginTimeout is how long a client may take until it is logged in, without
+	// the time that it is held, and a server for its first answer. It must be
+	// positive.
+	LoginTimeout time.Duration
 	// ConnectTimeout bounds one attempt to connect to a server. It must be
 	// positive.
 	ConnectTimeout time.Duration
-	// MaxConnections is how many clients are served at a time. 0 means no
-	// limit.
-	MaxConnections int
+	// ClientIdle is how long a client may be idle outside a transaction. 0 means
+	// for ever.
+	ClientIdle time.Duration
+	// MaxClients is how many clients are served at a time, MaxPerRole and
+	// MaxPerDatabase how many of one role and one database. 0 means no limit.
+	MaxClients, MaxPerRole, MaxPerDatabase int
+	// Passthrough: sessions are not followed, TLS goes through end to end, and
+	// what follows but Dial and TCP means nothing.
+	Passthrough bool
+	// ClientTLS is for clients that ask for TLS. nil: they are told that there is
+	// none.
+	ClientTLS *ClientTLS
+	// ServerTLS says whether and how a member is spoken to over TLS. nil: never.
+	ServerTLS func(member string) ServerTLS
+	// Terminate has the proxy log clients in. nil: the server does.
+	Terminate *Terminate
 	// TCP is for both sides of every session.
 	TCP tcp.Options
 	// Dial connects to a server. nil means a dialer with the options of TCP.
@@ -42,12 +60,15 @@ type Options struct {
 const (
 	// retryPause is the time between two attempts to reach the same server.
 	retryPause = 100 * time.Millisecond
-	// maxTurnedAway is how many clients above MaxConnections are told so at a
-	// time; what comes on top is closed without a word.
+	// maxTurnedAway is how many clients above MaxClients are told so at a time;
+	// what comes on top is closed without a word.
 	maxTurnedAway = 100
 	// acceptPause is how long accepting rests after an error such as too many
 	// open files.
 	acceptPause = 50 * time.Millisecond
+	// maxLooks is how many sessions may at a time look whether a server that ended
+	// them still serves.
+	maxLooks = 4
 )
 
 // Server accepts clients and serves each with a session.
@@ -56,7 +77,12 @@ type Server struct {
 	opts    Options
 	log     *slog.Logger
 	metrics *metrics
-	bytes   relay.Counts // from clients, to clients
+	mover   *relay.Mover
+	keys    *cancelKeys
+	limits  limits
+	looks   *semaphore.Weighted
+	mock    [32]byte // what unknown roles are challenged with is made from this
+	noTLS   sync.Once
 
 	ctx   context.Context // of all sessions
 	close context.CancelCauseFunc
@@ -66,10 +92,11 @@ type Server struct {
 
 	open, held, turned atomic.Int64
 	total, refused     atomic.Int64
-	sessions           sync.WaitGroup
+	running            sync.WaitGroup // sessions, and who looks after the idle ones
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]bool
+	sessions  map[*session]struct{}
 	closing   bool
 	nextID    uint64
 }
@@ -83,18 +110,27 @@ type Stats struct {
 }
 
 // New returns a Server for router. Its metrics are registered with reg.
-func New(router *Router, opts Options, log *slog.Logger, reg prometheus.Registerer) *Server {
+func New(router *Router, opts Options, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
 	if opts.Dial == nil {
 		dialer := opts.TCP.Dialer()
 		opts.Dial = func(ctx context.Context, addr cluster.Addr) (net.Conn, error) {
 			return dialer.DialContext(ctx, addr.Network, addr.Address)
 		}
 	}
-	s := &Server{router: router, opts: opts, log: log, listeners: map[net.Listener]bool{}}
+	mover, err := relay.NewMover(0)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{router: router, opts: opts, log: log, mover: mover, keys: newCancelKeys(), looks: semaphore.NewWeighted(maxLooks),
+		limits: newLimits(opts), listeners: map[net.Listener]bool{}, sessions: map[*session]struct{}{}}
+	rand.Read(s.mock[:]) // never fails
 	s.ctx, s.close = context.WithCancelCause(context.Background())
 	s.drain, s.endDrain = context.WithCancelCause(s.ctx)
 	s.metrics = newMetrics(reg, s)
-	return s
+	if opts.ClientIdle > 0 {
+		s.running.Go(s.endIdle)
+	}
+	return s, nil
 }
 
 // Stats returns the present counts.
@@ -166,18 +202,37 @@ func (s *Server) accept(conn net.Conn) {
 	}
 	s.nextID++
 	sess := newSession(s, s.nextID, conn)
-	if most := s.opts.MaxConnections; most > 0 && s.open.Load() >= int64(most) {
+	if most := s.opts.MaxClients; most > 0 && s.open.Load() >= int64(most) {
 		if s.turned.Add(1) > maxTurnedAway {
 			s.turned.Add(-1)
 			s.refuse("too_many_clients")
 			conn.Close()
 			return
 		}
-		s.sessions.Go(func() { defer s.turned.Add(-1); sess.turnAway() })
+		s.running.Go(func() { defer s.turned.Add(-1); sess.turnAway() })
 		return
 	}
 	s.open.Add(1)
-	s.sessions.Go(func() { defer s.open.Add(-1); sess.run() })
+	s.sessions[sess] = struct{}{}
+	s.running.Add(1) // until forget: the session outlives the goroutine that starts it
+	go sess.run()
+}
+
+// forget is the end of a session.
+func (s *Server) forget(sess *session) {
+	s.limits.give(sess)
+	s.mu.Lock()
+	delete(s.sessions, sess)
+	s.mu.Unlock()
+	s.open.Add(-1)
+	s.running.Done()
+}
+
+// all returns the sessions that there are.
+func (s *Server) all() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.sessions))
 }
 
 func (s *Server) refuse(reason string) {
@@ -185,32 +240,43 @@ func (s *Server) refuse(reason string) {
 	s.metrics.refused.WithLabelValues(reason).Inc()
 }
 
+// warnNoTLS says once that a client wanted TLS, and that there is none.
+func (s *Server) warnNoTLS() {
+	s.noTLS.Do(func() {
+		s.log.Info("a client asked for TLS, and the proxy has none for clients: set client_tls_cert and client_tls_key, or sessions: passthrough for TLS that goes through to the server")
+	})
+}
+
 // Shutdown stops accepting and lets sessions finish; clients that wait for a
-// primary are told to go. When ctx ends first, the rest is closed, and ctx's
+// primary are told to go. When ctx ends first, the rest is ended, and ctx's
 // cause is returned. It returns nil as soon as there is no session.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	done := make(chan struct{})
 	go func() {
-		s.sessions.Wait()
+		s.running.Wait()
 		close(done)
 	}()
-	defer s.close(ErrServerClosed)
+	defer s.Close()
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
 	}
-	s.close(ErrServerClosed)
-	<-done
+	s.Close()
 	return context.Cause(ctx)
 }
 
-// Close ends everything at once and waits for it.
+// Close ends everything at once and waits for it. Clients are told, if they can
+// be within a moment.
 func (s *Server) Close() error {
 	s.stop()
 	s.close(ErrServerClosed)
-	s.sessions.Wait()
+	for _, sess := range s.all() {
+		sess.cut(ErrServerClosed)
+	}
+	s.running.Wait()
+	s.mover.Close()
 	return nil
 }
 

@@ -304,7 +304,7 @@ func TestHeldClientsAreLetGoAtTheReleaseRate(t *testing.T) {
 }
 
 func TestTooManyClientsAreToldSo(t *testing.T) {
-	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxConnections = 2 }, func(b *bubble) {
+	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxClients = 2 }, func(b *bubble) {
 		b.verify()
 		first, second := b.connect(), b.connect()
 		first.wantServed()
@@ -323,7 +323,7 @@ func TestTooManyClientsAreToldSo(t *testing.T) {
 
 // More than can be told are closed without a word: memory stays bounded.
 func TestAFloodOfClientsIsBounded(t *testing.T) {
-	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxConnections = 1 }, func(b *bubble) {
+	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxClients = 1 }, func(b *bubble) {
 		b.verify()
 		b.connect().wantServed()
 		var flood []*client
@@ -343,7 +343,7 @@ func TestAFloodOfClientsIsBounded(t *testing.T) {
 }
 
 func TestCancelRequestsReachThePrimaryWithKeysOfEveryLength(t *testing.T) {
-	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxConnections = 1 }, func(b *bubble) {
+	inBubble(t, func(o *Options, _ *RouterOptions) { o.MaxClients = 1 }, func(b *bubble) {
 		got := make(chan []byte, 1)
 		b.verify()
 		session := b.connect()

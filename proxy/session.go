@@ -3,12 +3,13 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"pgfailproxy/pgwire"
@@ -22,9 +23,6 @@ const (
 	readAhead = 4 << 10
 	// farewell bounds how long a client may take to read its last message.
 	farewell = time.Second
-	// cancelTimeout bounds a cancel request, which the server answers by closing
-	// the connection.
-	cancelTimeout = 5 * time.Second
 )
 
 var (
@@ -32,34 +30,91 @@ var (
 	errClientGone  = errors.New("the client is gone")
 )
 
-// session is one client, from its first byte to its last. One goroutine runs
-// it and owns both connections.
+// session is one client, from its first byte to its last. Until bytes are
+// relayed one goroutine runs it and owns both connections; then the relay does,
+// and the session has no goroutine; then conclude has one of its own.
 type session struct {
 	server *Server
-	log    *slog.Logger
-	client net.Conn
-	in     *bufio.Reader // of client; nil once bytes are relayed
+	id     uint64
+	peer   string // the client's address
 	began  time.Time
+
+	// Of the start: nil or zero once bytes are relayed.
+	client net.Conn
+	in     *bufio.Reader // of client
 	// patience is what is left of HoldTimeout: what the client spends between its
-	// packets is its own time.
+	// packets is its own time, and what it is held is not.
 	patience time.Duration
+	leaf     *x509.Certificate // that the client was shown
+	certName string            // common name of the client's own certificate
+
+	who     identity
+	link    *link // set before the relay begins
+	key     cancelKey
+	counted bool // in limits
+
+	// What follows is seen to while bytes are relayed: by the watcher, and by
+	// whoever calls flow.Inspect.
+	tracker tracker
+	passed  int64 // bytes of the client's stream that the tracker knows
+	ending  ending
+	turned  time.Time // the tracker's state holds
+	told    string    // SQLSTATE of our last word to the client; empty if there was none
+
+	mu    sync.Mutex // guards what follows
+	state State      // until bytes are relayed; then the tracker knows
+	since time.Time  // state holds
+	flow  *relay.Flow
+	cause error // why the session was cut
+}
+
+// identity is who a client says it is.
+type identity struct {
+	user, database, application string
+	replication                 bool
+	tls                         bool
 }
 
 func newSession(s *Server, id uint64, client net.Conn) *session {
+	now := time.Now()
 	return &session{
-		server: s, client: client, in: bufio.NewReaderSize(client, readAhead), began: time.Now(), patience: s.opts.HoldTimeout,
-		log: s.log.With("session", id),
+		server: s, id: id, client: client, in: bufio.NewReaderSize(client, readAhead),
+		peer: client.RemoteAddr().String(), began: now, since: now, patience: s.opts.HoldTimeout,
 	}
 }
 
-// run serves the client until one of them has enough.
+func (s *session) debug(text string, attrs ...any) {
+	s.server.log.Debug(text, append([]any{"session", s.id}, attrs...)...)
+}
+
+// become sets the state until bytes are relayed.
+func (s *session) become(state State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.since = state, time.Now()
+}
+
+// run serves the client until bytes are relayed, or it has enough.
 func (s *session) run() {
-	defer s.client.Close()
 	// What blocks in a read or write ends when the server closes.
-	defer context.AfterFunc(s.server.ctx, func() { s.client.Close() })()
-	err := s.serve()
+	client := s.client
+	stop := context.AfterFunc(s.server.ctx, func() { client.Close() })
+	running, err := s.start()
+	stop()
+	if !running {
+		if s.client != nil {
+			s.client.Close()
+		}
+		s.end(err)
+	}
+}
+
+// end is the last that is heard of a session.
+func (s *session) end(err error) {
+	s.server.keys.remove(s)
 	s.server.metrics.ended.WithLabelValues(endCause(err)).Inc()
-	s.log.Debug("session ended", "cause", err, "took", time.Since(s.began))
+	s.debug("session ended", "cause", err, "took", time.Since(s.began))
+	s.server.forget(s)
 }
 
 // endCause is the label for how a session ended.
@@ -70,6 +125,10 @@ func endCause(err error) string {
 		return "finished"
 	case errors.As(err, &gone):
 		return "failover"
+	case errors.Is(err, errServerLost):
+		return "server_lost"
+	case errors.Is(err, errIdle):
+		return "idle"
 	case errors.Is(err, ErrServerClosed) || errors.Is(err, net.ErrClosed): // who else closes the client
 		return "shutdown"
 	default:
@@ -77,117 +136,89 @@ func endCause(err error) string {
 	}
 }
 
-func (s *session) serve() error {
-	packet, link, err := s.startup()
-	if err != nil || packet.Kind == pgwire.KindCancel {
-		return err
+// start brings the session to where bytes only need to be moved. It reports
+// whether they are; then the relay owns the connections.
+func (s *session) start() (running bool, _ error) {
+	var l *link
+	var err error
+	if s.server.opts.Passthrough {
+		l, err = s.startBlind()
+	} else {
+		l, err = s.startFollowed()
 	}
-	defer link.conn.Close()
-	s.log.Debug("session begins", "member", link.route.Member, "client", s.client.RemoteAddr().String(),
-		"user", packet.Param("user"), "database", packet.Param("database"))
-	if err := s.catchUp(link); err != nil {
-		return err
+	if l == nil || err != nil {
+		return false, err
 	}
-	link.route.term.running.Add(1)
-	err = relay.Run(link.route.Context(), s.client, link.conn, &s.server.bytes)
-	link.route.leave(err, s.server.log)
-	return err
+	s.debug("session begins", "member", l.route.Member, "client", s.peer, "user", s.who.user, "database", s.who.database)
+	return s.relay(l)
 }
 
-// catchUp brings both sides to where bytes only need to be moved: the client
-// gets the server's answer, the server what the client had sent beyond its
-// packet. Then the buffer is given up.
-func (s *session) catchUp(l *link) error {
-	limit := time.Now().Add(s.server.opts.StartupTimeout)
-	s.client.SetWriteDeadline(limit)
-	if _, err := s.client.Write(l.answer); err != nil {
-		return err
-	}
-	s.client.SetWriteDeadline(time.Time{})
-	ahead, err := s.in.Peek(s.in.Buffered())
-	if err != nil {
-		return err
-	}
+// relay gives both connections to the relay, with what was read ahead.
+func (s *session) relay(l *link) (running bool, err error) {
+	pair := relay.Pair{Conn: [2]net.Conn{relay.A: s.client, relay.B: l.conn}}
+	pair.Kept[relay.A] = buffered(s.in)
+	pair.Kept[relay.B] = l.ahead
+	pair.Unwritten[relay.B] = l.answer
+	l.ahead, l.answer = nil, nil
 	s.in = nil
-	if len(ahead) == 0 {
+	s.link = l
+	s.client.SetDeadline(time.Time{})
+	l.conn.SetDeadline(time.Time{})
+	s.tracker = newTracker(s.who.replication)
+	if !l.route.term.join(s) {
+		return false, s.conclude(relay.Result{Pair: pair, Reason: relay.WasCut}, context.Cause(l.route.Context()))
+	}
+	var watcher relay.Watcher
+	if !s.server.opts.Passthrough {
+		watcher = (*follower)(s)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.client = nil
+	s.since = time.Now()
+	s.flow = s.server.mover.Start(pair, watcher, s.done)
+	if s.cause != nil { // meanwhile
+		s.flow.Cut()
+	}
+	return true, nil
+}
+
+// buffered returns what r has read ahead.
+func buffered(r *bufio.Reader) []byte {
+	if r == nil || r.Buffered() == 0 {
 		return nil
 	}
-	if l.route.Context().Err() != nil {
-		return context.Cause(l.route.Context())
-	}
-	l.conn.SetWriteDeadline(limit)
-	if _, err := l.conn.Write(ahead); err != nil {
-		return err
-	}
-	return l.conn.SetWriteDeadline(time.Time{})
+	ahead, _ := r.Peek(r.Buffered()) // it is there
+	return append([]byte(nil), ahead...)
 }
 
-// startup reads the client's start-up packets and answers them, until a server
-// has taken one: then it returns that server's link. A cancel request is dealt
-// with here.
-func (s *session) startup() (pgwire.Packet, *link, error) {
-	var spare *link // a server that refused TLS and waits for a start-up packet
-	defer func() {
-		if spare != nil {
-			spare.conn.Close()
-		}
-	}()
-	var askedGSS, askedSSL bool
-	for {
-		packet, err := s.readPacket()
-		if err != nil {
-			return packet, nil, s.badStart(err)
-		}
-		switch packet.Kind {
-		case pgwire.KindCancel:
-			s.forwardCancel(packet.Raw)
-			return packet, nil, nil
-		case pgwire.KindGSS:
-			if askedGSS || s.in.Buffered() > 0 {
-				return packet, nil, s.badStart(errUnencrypted)
-			}
-			askedGSS = true
-			// Never passed on: the server may say yes, and TLS is what is kept.
-			if _, err := s.client.Write([]byte{'N'}); err != nil {
-				return packet, nil, err
-			}
-			continue
-		case pgwire.KindSSL:
-			if askedSSL || s.in.Buffered() > 0 {
-				return packet, nil, s.badStart(errUnencrypted)
-			}
-			askedSSL = true
-		}
-		l, err := s.reach(packet, spare)
-		spare = nil
-		if err != nil {
-			return packet, nil, s.unreached(packet, err)
-		}
-		if packet.Kind != pgwire.KindSSL {
-			return packet, l, nil
-		}
-		if s.in.Buffered() > 0 { // came while it waited
-			l.conn.Close()
-			return packet, nil, s.badStart(errUnencrypted)
-		}
-		if l.answer[0] != 'N' {
-			return packet, l, nil
-		}
-		spare = l
-		if _, err := s.client.Write(l.answer); err != nil {
-			return packet, nil, err
-		}
+// cut ends the session for cause, which its client is told if it can be.
+func (s *session) cut(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return
+	}
+	s.cause = cause
+	if s.flow != nil {
+		s.flow.Cut()
 	}
 }
 
-// errUnencrypted is PostgreSQL's own answer to bytes that somebody may have
-// slipped in before the encryption.
-var errUnencrypted = &pgwire.ProtocolError{Code: "08P01", Message: "received unencrypted data after a request for encryption"}
+// done is called when the relay has given the connections back.
+func (s *session) done(r relay.Result) {
+	s.mu.Lock()
+	cause := s.cause
+	s.mu.Unlock()
+	err := s.conclude(r, cause)
+	s.link.route.term.leave(s, s.told)
+	s.end(err)
+}
 
 // readPacket reads one start-up packet. A server that shuts down does not wait
 // for it: the error is ErrServerClosed then.
 func (s *session) readPacket() (pgwire.Packet, error) {
-	s.client.SetReadDeadline(time.Now().Add(s.server.opts.StartupTimeout))
+	s.client.SetReadDeadline(s.due())
 	stop := context.AfterFunc(s.server.drain, func() { s.client.SetReadDeadline(longPast) })
 	packet, err := pgwire.ReadPacket(s.in)
 	if !stop() {
@@ -197,18 +228,25 @@ func (s *session) readPacket() (pgwire.Packet, error) {
 	return packet, err
 }
 
+// due is when the client has to be logged in. The time that it was held does not
+// count.
+func (s *session) due() time.Time {
+	held := s.server.opts.HoldTimeout - s.patience
+	return s.began.Add(s.server.opts.LoginTimeout + held)
+}
+
 // badStart answers what was no start-up packet, where there is somebody to read
 // the answer.
 func (s *session) badStart(err error) error {
 	var p *pgwire.ProtocolError
 	switch {
 	case errors.As(err, &p):
-		s.fatal("protocol", pgwire.Error{Code: p.Code, Message: p.Message})
+		s.refuse("protocol", pgwire.Error{Code: p.Code, Message: p.Message})
 	case errors.Is(err, ErrServerClosed):
-		s.fatal("shutting_down", shuttingDown)
+		s.refuse("shutting_down", shuttingDown)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.fatal("startup_timeout", pgwire.Error{Code: "08P01", Message: "canceling authentication due to timeout",
-			Detail: fmt.Sprintf("No complete start-up packet arrived within %s.", s.server.opts.StartupTimeout)})
+		s.refuse("login_timeout", pgwire.Error{Code: "08P01", Message: "canceling authentication due to timeout",
+			Detail: fmt.Sprintf("The client was not logged in within %s.", s.server.opts.LoginTimeout)})
 	case errors.Is(err, io.EOF):
 		return errClientGone // a look whether the port is open
 	}
@@ -248,7 +286,7 @@ func (s *session) unreached(packet pgwire.Packet, err error) error {
 		s.server.refuse(reason)
 		return err // there is no way to say it before the handshake
 	}
-	s.fatal(reason, e)
+	s.refuse(reason, e)
 	return err
 }
 
@@ -276,7 +314,7 @@ func (s *session) turnAway() {
 		}
 		switch packet.Kind {
 		case pgwire.KindCancel:
-			s.forwardCancel(packet.Raw)
+			s.cancelRequest(packet.Raw)
 			return
 		case pgwire.KindGSS, pgwire.KindSSL:
 			if _, err := s.client.Write([]byte{'N'}); err != nil {
@@ -287,56 +325,37 @@ func (s *session) turnAway() {
 			s.server.refuse("too_many_clients")
 			return
 		}
-		s.fatal("too_many_clients", pgwire.Error{Code: "53300", Message: "sorry, too many clients already",
-			Detail: fmt.Sprintf("The proxy serves at most %d clients at a time.", s.server.opts.MaxConnections),
-			Hint:   "Raise max_connections of the proxy, or use a pool."})
+		s.refuse("too_many_clients", pgwire.Error{Code: "53300", Message: "sorry, too many clients already",
+			Detail: fmt.Sprintf("The proxy serves at most %d clients at a time.", s.server.opts.MaxClients),
+			Hint:   "Raise max_client_connections of the proxy, or use a pool."})
 		return
 	}
 }
 
-// fatal sends the client its last message, and gives it a moment to read it: a
-// connection that is closed with bytes unread is reset, and the message is lost.
-func (s *session) fatal(reason string, e pgwire.Error) {
+// refuse tells a client that is not served why.
+func (s *session) refuse(reason string, e pgwire.Error) {
 	s.server.refuse(reason)
-	s.log.Debug("client refused", "cause", e.Message)
-	s.client.SetDeadline(time.Now().Add(farewell))
+	s.debug("client refused", "cause", e.Message)
+	s.server.say(s.client, nil, e)
+}
+
+// say sends a client its last message after what else is owed to it, and gives it
+// a moment to read them: a connection that is closed with bytes unread is reset,
+// and they are lost. The caller closes the connection.
+func (s *Server) say(client net.Conn, owed []byte, e pgwire.Error) {
 	message, err := pgwire.Fatal(e)
 	if err != nil {
 		return
 	}
-	if _, err := s.client.Write(message); err != nil {
-		return
-	}
-	if c, ok := s.client.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		io.Copy(io.Discard, io.LimitReader(s.client, 1<<20))
-	}
+	s.sayRaw(client, owed, message)
 }
 
-// forwardCancel passes a cancel request on to the primary. It never waits for
-// one: what was to be cancelled is gone then.
-func (s *session) forwardCancel(raw []byte) {
-	result := "no_primary"
-	defer func() { s.server.metrics.cancels.WithLabelValues(result).Inc() }()
-	route := s.server.router.Running()
-	if route == nil {
+func (s *Server) sayRaw(client net.Conn, owed, message []byte) {
+	client.SetDeadline(time.Now().Add(farewell))
+	if _, err := client.Write(append(owed[:len(owed):len(owed)], message...)); err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.server.ctx, cancelTimeout)
-	defer cancel()
-	conn, err := s.server.opts.Dial(ctx, route.Addr)
-	if err != nil {
-		result = "unreachable"
-		return
+	if c, ok := client.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		io.Copy(io.Discard, io.LimitReader(client, 1<<20))
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	conn.SetDeadline(time.Now().Add(cancelTimeout))
-	if _, err := conn.Write(raw); err != nil {
-		result = "unreachable"
-		return
-	}
-	// The server closes once it has acted; until then the client waits, so that
-	// its next query is not the one that is hit.
-	io.Copy(io.Discard, io.LimitReader(conn, 1<<10))
-	result = "forwarded"
 }

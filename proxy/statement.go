@@ -42,21 +42,22 @@ var classes = map[string]class{
 // classify returns the class of one statement. EXECUTE runs what was prepared
 // with PREPARE, which takes plain statements only; EXPLAIN ANALYZE may run that.
 func classify(text []byte) class {
-	first, rest := word(text)
-	switch first {
+	var space keyword
+	first, rest := word(text, &space)
+	switch string(first) {
 	case "":
 		if len(rest) == 0 {
 			return classInert // empty, or a comment
 		}
 		return classOwn
 	case "COMMIT", "PREPARE", "ROLLBACK":
-		return classifyEnd(first, rest)
+		return classifyEnd(string(first), rest)
 	case "EXECUTE":
 		return classPlain
 	case "COPY":
 		return classifyCopy(rest)
 	}
-	if c, ok := classes[first]; ok {
+	if c, ok := classes[string(first)]; ok {
 		return c
 	}
 	return classOwn
@@ -65,11 +66,12 @@ func classify(text []byte) class {
 // classifyEnd tells COMMIT from COMMIT PREPARED, which ends no transaction block
 // and cannot run in one, and likewise the others.
 func classifyEnd(first string, rest []byte) class {
-	second, _ := word(rest)
+	var space keyword
+	second, _ := word(rest, &space)
 	switch {
-	case second == "PREPARED":
+	case string(second) == "PREPARED":
 		return classOwn
-	case first == "COMMIT", first == "PREPARE" && second == "TRANSACTION":
+	case first == "COMMIT", first == "PREPARE" && string(second) == "TRANSACTION":
 		return classEnd
 	case first == "PREPARE":
 		return classInert
@@ -84,44 +86,48 @@ func classifyCopy(rest []byte) class {
 	if len(rest) == 0 || rest[0] == '(' {
 		return classOwn
 	}
+	var space, space2 keyword
 	for {
-		w, next := word(rest)
-		peer, _ := word(next)
+		w, next := word(rest, &space)
+		peer, _ := word(next, &space2)
+		from, to := string(w) == "FROM", string(w) == "TO"
 		switch {
-		case w == "FROM" && peer == "STDIN":
+		case from && string(peer) == "STDIN":
 			return classCopyIn
-		case w == "TO" && peer == "STDOUT":
+		case to && string(peer) == "STDOUT":
 			return classCopyOut
-		case w == "FROM" || w == "TO" || w == "" && len(next) == 0:
+		case from || to || len(w) == 0 && len(next) == 0:
 			return classOwn
-		case w == "" && next[0] == '"':
+		case len(w) == 0 && next[0] == '"':
 			end := bytes.IndexByte(next[1:], '"')
 			if end < 0 {
 				return classOwn
 			}
 			next = next[end+2:]
-		case w == "":
+		case len(w) == 0:
 			next = next[1:]
 		}
 		rest = next
 	}
 }
 
-// word returns the first word of text in capitals, or "" if something else comes
-// first, and what follows it. Comments and space before it are skipped. A word
-// that is longer than any of ours is cut.
-func word(text []byte) (string, []byte) {
+// keyword has room for the longest word that means something here.
+type keyword [16]byte
+
+// word returns the first word of text in capitals, empty if something else comes
+// first, and what follows it. Comments and space before it are skipped. A longer
+// word is cut. The result is in space: classifying allocates nothing.
+func word(text []byte, space *keyword) (w, rest []byte) {
 	text = skipSpace(text)
 	n := 0
 	for n < len(text) && isLetter(text[n]) {
 		n++
 	}
-	var upper [16]byte
-	k := copy(upper[:], text[:n])
-	for i := range upper[:k] {
-		upper[i] &^= 0x20 // letters only; '_' becomes something that is in no keyword
+	k := copy(space[:], text[:n])
+	for i := range space[:k] {
+		space[i] &^= 0x20 // what is no letter becomes something that is in no keyword
 	}
-	return string(upper[:k]), text[n:]
+	return space[:k], text[n:]
 }
 
 func isLetter(b byte) bool {

@@ -54,7 +54,10 @@ func onLoopback(t *testing.T, answer func(net.Conn)) (addr string, server *Serve
 	router.Open(1, cluster.Addr{Network: "tcp", Address: member.Addr().String()})
 	opts := bubbleOptions
 	opts.TCP = tcp.Options{KeepAlive: 10 * time.Second, UserTimeout: 30 * time.Second}
-	server = New(router, opts, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	server, err = New(router, opts, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
 	wg.Go(func() { server.Serve(front) })
 	t.Cleanup(func() {
 		server.Close()
@@ -234,7 +237,7 @@ func TestAFailoverEndsABusySession(t *testing.T) {
 	c := &client{raw, t}
 	c.send(startupPacket("alice"))
 	c.want(string(authOK))
-	eventually(t, "buffers fill", func() (string, bool) { n := server.bytes.BToA.Load(); return fmt.Sprint(n), n > 1<<20 })
+	eventually(t, "buffers fill", func() (string, bool) { _, n := server.mover.Moved(); return fmt.Sprint(n), n > 1<<20 })
 	server.router.Apply(cluster.Record{Revision: 2, Epoch: 2, Primary: "pg1", Held: true})
 	select {
 	case <-ended:

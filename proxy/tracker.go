@@ -403,25 +403,3 @@ func (t *tracker) copyIn() {
 	t.sent--
 	t.group, t.doubts = t.syncedGroup, t.syncedDoubts
 }
-
-// owed is the SQLSTATE of what is owed to the client when the server is lost,
-// and got so many bytes of the client's stream: statement_completion_unknown,
-// serialization_failure where all was rolled back and can be tried again, or
-// admin_shutdown where nothing was under way.
-func (t *tracker) owed(got int64) string {
-	switch {
-	case t.walsender:
-		return codeSessionLost
-	case t.inDoubt(got):
-		return codeInDoubt
-	case t.busy() || t.status != outside:
-		return codeRolledBack
-	}
-	return codeSessionLost
-}
-
-const (
-	codeSessionLost = "57P01"
-	codeRolledBack  = "40001"
-	codeInDoubt     = "08007"
-)

@@ -1,36 +1,85 @@
 package relay
 
-// Mover moves the bytes of many pairs.
-type Mover struct{}
+import (
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
 
-// Flow is one pair that is being moved.
-type Flow struct{}
+// Mover moves the bytes of many pairs.
+type Mover struct {
+	moved [2]atomic.Int64
+	most  int
+
+	mu    sync.Mutex // guards what follows
+	loops []*loop    // each is made when it is first needed
+	next  int
+}
 
 // NewMover returns a mover with so many event loops; 0 means one for each core.
-func NewMover(loops int) (*Mover, error) { return &Mover{}, nil }
+// Nothing runs until the first pair.
+func NewMover(loops int) (*Mover, error) {
+	if loops <= 0 {
+		loops = runtime.GOMAXPROCS(0)
+	}
+	return &Mover{most: loops}, nil
+}
 
 // Start moves a pair, which the mover owns until done is called: once, in a
 // goroutine of its own. Without a watcher everything passes, ends too.
-func (m *Mover) Start(p Pair, w Watcher, done func(Result)) *Flow { panic("not yet") }
+func (m *Mover) Start(p Pair, w Watcher, done func(Result)) *Flow {
+	f := &Flow{mover: m, watcher: w, done: done}
+	if fds, ok := sockets(p.Conn); ok {
+		if l := m.loop(); l != nil {
+			l.start(f, p, fds)
+			return f
+		}
+		p.Conn = unmake(fds)
+	}
+	startPumps(f, p)
+	return f
+}
+
+// loop returns the next loop in turn, nil if none can be made.
+func (m *Mover) loop() *loop {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.loops) < m.most {
+		l, err := newLoop()
+		if err == nil {
+			m.loops = append(m.loops, l)
+			return l
+		}
+		if len(m.loops) == 0 {
+			return nil // pumps do as well
+		}
+	}
+	m.next++
+	return m.loops[m.next%len(m.loops)]
+}
 
 // Moved returns the bytes written so far to B and to A, of all flows.
-func (m *Mover) Moved() (aToB, bToA int64) { return 0, 0 }
+func (m *Mover) Moved() (aToB, bToA int64) { return m.moved[A].Load(), m.moved[B].Load() }
 
 // Close ends the mover. All flows must be done.
-func (m *Mover) Close() {}
+func (m *Mover) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.loops {
+		l.close()
+	}
+	m.loops = nil
+}
 
-// Stop asks for the pair at a message boundary: each direction is moved on until
-// nothing of it is unseen, then the pair is handed back, and can be moved again.
-func (f *Flow) Stop() {}
-
-// Cut ends the flow at once, whatever is under way. When it returns, B gets not a
-// byte more: it is closed with a reset, and what still waits to be sent to it is
-// thrown away. A is handed back open.
-func (f *Flow) Cut() {}
-
-// Inspect calls do while the watcher is not being called. It works after the end
-// too.
-func (f *Flow) Inspect(do func()) { do() }
-
-// Moved returns the bytes of this flow written so far to B and to A.
-func (f *Flow) Moved() (aToB, bToA int64) { return 0, 0 }
+// resetClose closes a connection so that what still waits to be sent is thrown
+// away.
+func resetClose(c net.Conn) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS: without a last record
+		c = t.NetConn()
+	}
+	if l, ok := c.(interface{ SetLinger(seconds int) error }); ok {
+		l.SetLinger(0)
+	}
+	c.Close()
+}

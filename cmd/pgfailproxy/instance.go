@@ -19,10 +19,12 @@ import (
 	"pgfailproxy/config"
 	"pgfailproxy/failover"
 	"pgfailproxy/health"
+	"pgfailproxy/internal/certs"
 	"pgfailproxy/internal/tcp"
 	"pgfailproxy/lease"
 	"pgfailproxy/promote"
 	"pgfailproxy/proxy"
+	"pgfailproxy/verifier"
 )
 
 const (
@@ -58,7 +60,9 @@ type instance struct {
 	controller *failover.Controller
 	promoter   *promote.Promoter
 	probers    map[string]*health.Prober
-	admin      *admin.Server // nil if there is none
+	certs      *certs.Keeper    // nil if clients are spoken to without TLS
+	verifiers  *verifier.Source // nil if the server authenticates clients
+	admin      *admin.Server    // nil if there is none
 
 	clients, http net.Listener
 	observe       func(cluster.Observation) // set by run, before any prober runs
@@ -114,6 +118,7 @@ func (i *instance) join(reg *prometheus.Registry) error {
 	i.router = proxy.NewRouter(proxy.RouterOptions{
 		ReleaseRate: cfg.ReleaseRate,
 		OnDoubt:     func(member string) { i.probers[member].Nudge() },
+		Log:         i.log,
 	})
 	i.promoter = promote.New(conns, promote.Options{MaxSettle: maxSettle}, i.log)
 	var err error
@@ -135,12 +140,16 @@ func (i *instance) join(reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	i.server = proxy.New(i.router, proxy.Options{
-		HoldTimeout: cfg.HoldTimeout, StartupTimeout: cfg.LoginTimeout, ConnectTimeout: cfg.ConnectTimeout,
-		MaxConnections: cfg.MaxClientConnections, TCP: sessions,
-	}, i.log, reg)
+	opts, err := i.sessionOptions(conns)
+	if err != nil {
+		return err
+	}
+	opts.TCP = sessions
+	if i.server, err = proxy.New(i.router, opts, i.log, reg); err != nil {
+		return err
+	}
 	if i.http != nil {
-		i.admin = admin.New(admin.Options{Status: i.status, Gatherer: reg, Log: i.log})
+		i.admin = admin.New(admin.Options{Status: i.status, Sessions: i.sessions, Gatherer: reg, Log: i.log})
 	}
 	return nil
 }
@@ -152,6 +161,9 @@ func (i *instance) close() {
 	}
 	if i.http != nil {
 		i.http.Close()
+	}
+	if i.verifiers != nil {
+		i.verifiers.Close()
 	}
 	if i.record != nil {
 		i.record.Close()

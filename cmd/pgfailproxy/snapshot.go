@@ -34,6 +34,18 @@ func (i *instance) status() admin.Status {
 	return out
 }
 
+// sessions lists the sessions.
+func (i *instance) sessions() []admin.Session {
+	var out []admin.Session
+	for _, s := range i.server.Sessions() {
+		out = append(out, admin.Session{
+			ID: s.ID, Client: s.Client, User: s.User, Database: s.Database, Application: s.Application, TLS: s.TLS,
+			State: s.State.String(), Since: s.Since, Began: s.Began, Member: s.Member, FromClient: s.FromClient, FromServer: s.FromServer,
+		})
+	}
+	return out
+}
+
 // memberStatus shows one member; seen is the last position of the primary.
 func memberStatus(m failover.MemberStatus, seen cluster.Position) admin.Member {
 	good := m.Good
