@@ -136,6 +136,9 @@ func (f *Flow) wrote(from Side, p []byte, n int, err error) {
 		}
 		f.settle()
 	}
+	if f.stopping { // the message that was under way may be whole now
+		f.settle()
+	}
 }
 
 // ended is told that a side sends nothing more: err is nil for an orderly end.
@@ -256,15 +259,19 @@ func (f *Flow) handBack(p Pair) {
 // whole reports whether the direction is at a message boundary.
 func (w *way) whole() bool { return w.unseen == 0 || w.ended || w.shut }
 
-// keep has p, which may be a part of what is kept already, as what is kept.
+// keep has p, which may be a part of what is kept already or of a buffer that is
+// used again, as what is kept.
 func (w *way) keep(p []byte) {
+	if len(p) == 0 && w.kept == nil {
+		return // as nearly always
+	}
 	if len(p) == 0 || len(p) > MaxKept {
+		p = append([]byte(nil), p...)
 		if w.keptIn != nil {
-			p = bytes.Clone(p)
 			keptBuffers.Put(w.keptIn)
 			w.keptIn = nil
 		}
-		w.kept = p[:len(p):len(p)]
+		w.kept = p
 		return
 	}
 	if w.keptIn == nil {

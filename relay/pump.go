@@ -134,7 +134,7 @@ func (c *pumps) changed() {
 	c.settled()
 	c.changes.Broadcast()
 	for s, conn := range c.conn {
-		if !c.flow.over && !c.flow.reads(Side(s)) {
+		if !c.flow.over && c.flow.ways[s].whole() {
 			conn.SetReadDeadline(longPast)
 		}
 	}
