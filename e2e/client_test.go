@@ -173,6 +173,8 @@ func (w *world) checkIsContent() {
 // psqlWithTLS gives the server a certificate and looks whether TLS passes
 // through: the server itself says so.
 func (w *world) psqlWithTLS() {
+	w.must(w.Configure(w.ctx, "sessions: passthrough"))
+	defer func() { w.must(w.Configure(w.ctx, "")) }()
 	w.must(w.giveCertificate("pg1"))
 	w.sql("pg1", "ALTER SYSTEM SET ssl = on")
 	w.sql("pg1", "SELECT pg_reload_conf()")

@@ -26,6 +26,10 @@ type column struct {
 
 var columns = []column{
 	{name: "no TLS, auth relay"},
+	{name: "TLS, auth relay", tls: true},
+	{name: "no TLS, auth terminate", settings: "auth: terminate\nclient_hba: [host all all all scram-sha-256]\n"},
+	{name: "TLS, auth terminate", tls: true, binding: true, settings: "auth: terminate\nclient_hba: [hostssl all all all scram-sha-256]\n"},
+	{name: "passthrough", settings: "sessions: passthrough\n", smoke: true},
 }
 
 // client is a driver, and the program in the folder clients that tries it. Each
@@ -57,6 +61,7 @@ const javaPath = "/usr/share/java/postgresql.jar:/usr/share/java/HikariCP.jar:/u
 func TestRealClients(t *testing.T) {
 	w := newWorld(t)
 	w.sql("pg1", "CREATE ROLE app LOGIN CREATEDB PASSWORD 'app'; CREATE DATABASE app OWNER app")
+	w.setup()
 	ca := w.certify()
 	for _, c := range columns {
 		t.Run(c.name, func(t *testing.T) {
@@ -78,6 +83,20 @@ func TestRealClients(t *testing.T) {
 				t.Errorf("the proxy's log, %v:\n%s", err, log)
 			}
 		})
+	}
+}
+
+// setup has the proxy install what auth: terminate needs, twice.
+func (w *world) setup() {
+	u, err := url.Parse(w.URL())
+	w.must(err)
+	password, _ := u.User.Password()
+	as := "user=postgres password='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(password) + "'"
+	for range 2 {
+		out, err := w.Run(w.ctx, stack.Proxy, "", "pgfailproxy", "setup", "--config", "/etc/pgfailproxy.yaml", "--yes", "--as", as)
+		if err != nil || !strings.HasSuffix(out, "done") {
+			w.t.Fatalf("setup: %v\n%s", err, out)
+		}
 	}
 }
 

@@ -68,8 +68,8 @@ type instance struct {
 	observe       func(cluster.Observation) // set by run, before any prober runs
 }
 
-// newInstance takes the record and the ports. It does not talk to any member
-// yet.
+// newInstance takes the record and the ports. It talks to members only if it has
+// to compare certificates with theirs.
 func newInstance(cfg *config.Config, log *slog.Logger) (_ *instance, err error) {
 	i := &instance{config: cfg, log: log, probers: map[string]*health.Prober{}}
 	defer func() {
@@ -91,6 +91,9 @@ func newInstance(cfg *config.Config, log *slog.Logger) (_ *instance, err error) 
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err = i.join(reg); err != nil {
+		return nil, err
+	}
+	if err = i.checkCertificates(context.Background()); err != nil {
 		return nil, err
 	}
 	return i, nil

@@ -33,6 +33,7 @@ func commands() []command {
 	return []command{
 		{"run", "run the proxy (the default)", runCommand},
 		{"check", "read the configuration, ask the servers, say what is wrong and how to mend it", checkCommand},
+		{"setup", "give the proxy's role on the primary what it needs", setupCommand},
 		{"status", "show what a running proxy knows", statusCommand},
 		{"demo", "show a failover on this machine, with a primary and a standby of its own", demoCommand},
 		{"version", "print the version", versionCommand},

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"pgfailproxy/config"
+	"pgfailproxy/internal/certs"
 )
 
 const runUse = `Usage: pgfailproxy [run] [flags]
@@ -40,15 +42,44 @@ func runCommand(ctx context.Context, args []string, std streams) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn(w)
 	}
+	if i.certs != nil {
+		for _, w := range i.certs.Warnings() {
+			log.Warn(w)
+		}
+	}
 	log.Info(versionText()+" listens", "clients", i.clients.Addr().String(), "admin", cfg.Admin, "record", cfg.Record, "members", len(cfg.Members))
 
 	ctx, abort, cancel := untilSignalled(ctx)
 	defer cancel()
+	if i.certs != nil {
+		defer reloadOnHangup(i.certs, log)()
+	}
 	if err := i.run(ctx, abort); err != nil {
 		return err
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// reloadOnHangup reads the certificate again with each SIGHUP. The old one stays
+// if that fails, and whoever keeps it says so.
+func reloadOnHangup(k *certs.Keeper, log *slog.Logger) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range hangups {
+			if k.Reload() == nil {
+				log.Info("read the certificate for clients again")
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-ended
+	}
 }
 
 // untilSignalled returns a context that ends with the first SIGTERM or
