@@ -93,8 +93,8 @@ func (w *world) setup() {
 	password, _ := u.User.Password()
 	as := "user=postgres password='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(password) + "'"
 	for range 2 {
-		out, err := w.Run(w.ctx, stack.Proxy, "", "pgfailproxy", "setup", "--config", "/etc/pgfailproxy.yaml", "--yes", "--as", as)
-		if err != nil || !strings.HasSuffix(out, "done") {
+		out, err := w.Run(w.ctx, stack.Proxy, "", "pgfailproxy", "setup", "--config", "/etc/pgfailproxy.yaml", "--yes", "--superusers", "--as", as)
+		if err != nil || !strings.HasSuffix(strings.TrimSpace(out), "done") {
 			w.t.Fatalf("setup: %v\n%s", err, out)
 		}
 	}

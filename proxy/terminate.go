@@ -124,9 +124,11 @@ func (in *login) verifier() (pgwire.Verifier, error) {
 	text, err := in.server.opts.Terminate.Verifiers.Lookup(ctx, l.route.Member, l.route.Addr, in.who.user)
 	var v pgwire.Verifier
 	if err == nil && text != "" {
-		if v, err = pgwire.ParseVerifier(text); err != nil {
-			err = fmt.Errorf("the password of role %q is not stored as scram-sha-256: set it again with password_encryption = scram-sha-256: %w", in.who.user, err)
+		if v, err = pgwire.ParseVerifier(text); err == nil {
+			return v, nil
 		}
+		in.server.log.Warn("a role cannot log in: its password is not stored as scram-sha-256: set it again with password_encryption = scram-sha-256", "role", in.who.user, "cause", err)
+		text, err = "", nil // a stranger must not learn that there is such a role
 	}
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -135,10 +137,8 @@ func (in *login) verifier() (pgwire.Verifier, error) {
 		return v, errRefused
 	case err != nil:
 		return v, fmt.Errorf("%w: %w", errServerLost, err)
-	case text == "":
-		return pgwire.MockVerifier(in.server.mock[:], in.who.user), nil
 	}
-	return v, nil
+	return pgwire.MockVerifier(in.server.mock[:], in.who.user), nil
 }
 
 // prove logs in to the server with what the client proved.
