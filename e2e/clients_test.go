@@ -27,8 +27,8 @@ type column struct {
 var columns = []column{
 	{name: "no TLS, auth relay"},
 	{name: "TLS, auth relay", tls: true},
-	{name: "no TLS, auth terminate", settings: "auth: terminate\nclient_hba: [host all all all scram-sha-256]\n"},
-	{name: "TLS, auth terminate", tls: true, binding: true, settings: "auth: terminate\nclient_hba: [hostssl all all all scram-sha-256]\n"},
+	{name: "no TLS, auth terminate", settings: "auth: terminate\nclient_hba: [host all all all scram-sha-256, host replication replicator all scram-sha-256]\n"},
+	{name: "TLS, auth terminate", tls: true, binding: true, settings: "auth: terminate\nclient_hba: [hostssl all all all scram-sha-256, hostssl replication replicator all scram-sha-256]\n"},
 	{name: "passthrough", settings: "sessions: passthrough\n", smoke: true},
 }
 

@@ -178,8 +178,10 @@ func (s *session) identify(p pgwire.Packet) {
 	s.who.user, s.who.database, s.who.application = p.Param("user"), p.Param("database"), p.Param("application_name")
 	switch p.Param("replication") {
 	case "", "false", "off", "no", "0":
-	default: // true, or database
+	case "database":
 		s.who.replication = true
+	default:
+		s.who.replication, s.who.physical = true, true
 	}
 	if s.who.database == "" {
 		s.who.database = s.who.user // as the server takes it
@@ -198,7 +200,7 @@ func (s *session) method() (hba.Method, *pgwire.Error) {
 		addr = a.Addr()
 	}
 	m, ok := t.Rules.Match(hba.Client{TLS: s.who.tls, CertCN: s.certName, Addr: addr,
-		Database: s.who.database, User: s.who.user, Replication: s.who.replication})
+		Database: s.who.database, User: s.who.user, Replication: s.who.physical})
 	if ok {
 		return m, nil
 	}

@@ -71,7 +71,8 @@ type session struct {
 // identity is who a client says it is.
 type identity struct {
 	user, database, application string
-	replication                 bool
+	replication                 bool // a walsender's session
+	physical                    bool // of no database
 	tls                         bool
 }
 
