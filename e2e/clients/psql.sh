@@ -31,7 +31,7 @@ refused() { # WHY COMMAND...: it fails, and says so
 }
 
 protocol() {
-  is "$(PGMINPROTOCOLVERSION=$1 PGMAXPROTOCOLVERSION=$1 sql -c 'SELECT 1' -c '\conninfo' | grep -E '^1$|Protocol')" "1
+  is "$(PGMINPROTOCOLVERSION=$1 PGMAXPROTOCOLVERSION=$1 sql -c 'SELECT 1' -c '\conninfo' | grep -E '^1$|^Protocol Version')" "1
 Protocol Version|$1"
 }
 
