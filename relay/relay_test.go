@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -473,18 +474,21 @@ func TestABulkTransferLetsSmallOnesThrough(t *testing.T) {
 	for bulkReads.Load() < 100 {
 		runtime.Gosched()
 	}
-	var worst int64
+	var waited []int64
 	for range 200 {
 		before := bulkReads.Load()
 		fmt.Fprint(small.a, "ping")
 		if _, err := io.ReadFull(small.b, make([]byte, 4)); err != nil {
 			t.Fatal(err)
 		}
-		worst = max(worst, bulkReads.Load()-before)
+		waited = append(waited, bulkReads.Load()-before)
 	}
-	t.Logf("at most %d reads of the bulk transfer while a small one went through", worst)
-	if worst > 2000 { // and not all that there is
-		t.Errorf("a small one waited for %d reads", worst)
+	// The most depends on when this goroutine is let run, too.
+	slices.Sort(waited)
+	median := waited[len(waited)/2]
+	t.Logf("reads of the bulk transfer while a small one went through: %d in the median, at most %d", median, waited[len(waited)-1])
+	if median > 200 { // and not all that there is
+		t.Errorf("a small one waited for %d reads", median)
 	}
 	close(stop)
 	for _, e := range []*ends{bulk, small} {
