@@ -22,7 +22,7 @@ type Flow struct {
 	// stopping: Stop was called, and a direction is in the middle of a message.
 	stopping bool
 	// failed is the first failure of a connection that could not be written to. It
-	// is read to its end first: a server says why it goes.
+	// is read to its end first, while it can be: a server says why it goes.
 	failed error
 	from   Side // Result.From
 
@@ -134,9 +134,10 @@ func (f *Flow) wrote(from Side, p []byte, n int, err error) {
 		if f.failed == nil && !f.isEnd(err) {
 			f.failed, f.from = err, from.Other()
 		}
-		f.settle()
 	}
-	if f.stopping { // the message that was under way may be whole now
+	// A message that was under way may be whole now, or a side that failed cannot
+	// be read any more.
+	if err != nil || f.stopping || f.failed != nil {
 		f.settle()
 	}
 }
@@ -187,7 +188,7 @@ func (f *Flow) settle() {
 	a, b := &f.ways[A], &f.ways[B]
 	switch {
 	case f.over:
-	case f.failed != nil && f.ways[f.from].ended:
+	case f.failed != nil && !f.reads(f.from):
 		f.end(Failed, f.from, f.failed)
 	case f.failed == nil && a.shut && b.shut:
 		f.end(Finished, A, nil)
@@ -240,7 +241,6 @@ func (f *Flow) Moved() (aToB, bToA int64) {
 }
 
 // handBack gives the pair, which the carrier has let go of, to whom it belongs.
-// err is what happened to a connection meanwhile.
 func (f *Flow) handBack(p Pair) {
 	f.mu.Lock()
 	r := Result{Pair: p, Reason: f.reason, From: f.from, Err: f.err}

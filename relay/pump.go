@@ -153,14 +153,15 @@ const small = 512
 // there, it waits without a buffer.
 type source struct {
 	conn  net.Conn
-	raw   syscall.RawConn // nil where it has to hold a buffer while it waits
-	try   func(uintptr) bool
+	raw   syscall.RawConn    // nil where it has to hold a buffer while it waits
+	try   func(uintptr) bool // attempt, made once
 	small []byte
 	more  bool // the last read was full
 
+	keep []byte  // what a read is to begin with
 	buf  *buffer // taken from the pool; given back before the next read
 	kept int     // bytes at its beginning
-	n    int     // the result of a try
+	n    int     // the result of an attempt
 	err  error
 }
 
@@ -198,9 +199,8 @@ func (s *source) read(kept []byte) ([]byte, error) {
 		return s.readInto(kept)
 	}
 	s.release()
-	s.kept, s.n, s.err = len(kept), 0, nil
-	keep := kept
-	err := s.raw.Read(func(fd uintptr) bool { s.take(keep); return s.try(fd) })
+	s.keep, s.n, s.err = kept, 0, nil
+	err := s.raw.Read(s.try)
 	switch {
 	case err != nil: // a deadline, or closed
 		return nil, err
@@ -215,6 +215,7 @@ func (s *source) read(kept []byte) ([]byte, error) {
 // attempt reads once, and reports whether that had a result: false has the
 // runtime wait until there is something.
 func (s *source) attempt(fd uintptr) bool {
+	s.take(s.keep)
 	for {
 		s.n, s.err = syscall.Read(int(fd), s.buf[s.kept:s.kept+chunk])
 		if s.err != syscall.EINTR {

@@ -7,9 +7,7 @@
 // each. What a pair does, and how it is handed back, is the same.
 package relay
 
-import (
-	"net"
-)
+import "net"
 
 // Side names one of the two connections of a pair.
 type Side uint8
@@ -81,9 +79,9 @@ func (r Reason) String() string {
 
 // Result is a pair that is handed back. Whoever gets it closes its connections.
 type Result struct {
-	Pair            // Conn[B] is nil after a cut
-	Reason Reason   //
+	Pair   // Conn[B] is nil after a cut
+	Reason Reason
 	From   Side     // Failed: whose connection did. Stopped by Ended: who ended
-	Err    error    // Failed: why, a *net.OpError
+	Err    error    // Failed: why; a *net.OpError unless the watcher asked for the impossible
 	Moved  [2]int64 // bytes written to the other side, by the side that they were read from
 }
