@@ -66,16 +66,21 @@ func (s *session) lastWord(got int64, cause error) pgwire.Error {
 	case errors.Is(cause, ErrServerClosed):
 		e.Message += "the proxy is shutting down"
 		e.Detail = "The proxy was told to stop, and the session did not end in time."
-	case errors.Is(cause, errIdle):
+	case errors.Is(cause, errIdle) && code == codeSessionLost:
 		return pgwire.Error{Code: codeIdle, Message: "terminating connection due to idle-session timeout",
 			Detail: "The proxy's setting client_idle is " + s.server.opts.ClientIdle.String() + "."}
+	case errors.Is(cause, errIdle): // it began to work in the very moment
+		e.Message += "it was idle for too long"
+		e.Detail = "The proxy's setting client_idle is " + s.server.opts.ClientIdle.String() + "."
 	default:
 		e.Message += "the connection to the primary server was lost"
 		e.Detail = s.link.left(time.Now(), false)
 	}
 	switch code {
 	case codeSessionLost:
-		e.Detail += " Nothing was under way."
+		if !s.tracker.walsender {
+			e.Detail += " Nothing was under way."
+		}
 		e.Hint = "Connect again: new connections go to the primary, or wait for one."
 	case codeRolledBack:
 		e.Message += ", and the transaction was rolled back"
@@ -85,9 +90,6 @@ func (s *session) lastWord(got int64, cause error) pgwire.Error {
 		e.Message += ", and it is unknown whether the transaction was committed"
 		e.Detail += " The server had been given all of it, and had not answered."
 		e.Hint = "Connect again and look whether its changes are there before you retry."
-	}
-	if s.tracker.walsender {
-		e.Detail = s.link.left(time.Now(), errors.As(cause, &gone))
 	}
 	return e
 }

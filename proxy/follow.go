@@ -11,6 +11,7 @@ import (
 )
 
 var (
+	errLateKey    = errors.New("the server sent a key for cancel requests after the login")
 	errServerLost = errors.New("the connection to the server was lost")
 	// errIdle is the cause of a session's end after ClientIdle.
 	errIdle = errors.New("the session was idle for too long")
@@ -78,6 +79,9 @@ func (f *follower) fromServer(m pgwire.Frame, raw []byte) bool {
 			f.ending.fatal = bytes.Clone(raw)
 			return false
 		}
+	case 'K': // would be the server's own
+		f.ending.garbage, f.ending.from = errLateKey, relay.B
+		return false
 	case 'S':
 		if name, value, ok := pgwire.ParameterStatus(m.Body); ok && string(name) == "application_name" {
 			f.who.application = string(value)

@@ -38,6 +38,7 @@ type member struct {
 	cancels [][]byte
 	got     []string // queries, also those that are not answered
 	full    bool     // 57P03 to everybody
+	extra   []byte   // said after the key
 }
 
 const serverKey = "\x00\x00\x30\x39server's secret key of 32 bytes!!"
@@ -68,6 +69,7 @@ func (m *member) serve(c net.Conn) {
 	c.Write(authOK)
 	c.Write(message('S', "application_name\x00app\x00"))
 	c.Write(message('K', serverKey))
+	c.Write(m.extra)
 	c.Write(message('Z', "I"))
 	for {
 		kind, raw, err := pgwire.ReadMessage(in)
@@ -121,14 +123,13 @@ func (c *client) query(text string) { c.t.Helper(); c.send(spell("Q " + text)) }
 func (c *client) until(want byte) {
 	c.t.Helper()
 	for {
-		kind, raw, err := pgwire.ReadMessage(c)
+		kind, _, err := pgwire.ReadMessage(c)
 		if err != nil {
 			c.t.Fatalf("%v, want a message %q", err, want)
 		}
 		if kind == want {
 			return
 		}
-		_ = raw
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -31,6 +32,9 @@ type ClientTLS struct {
 // slipped in before the encryption.
 var errUnencrypted = &pgwire.ProtocolError{Code: "08P01", Message: "received unencrypted data after a request for encryption"}
 
+// errHandshake is a TLS handshake that failed.
+var errHandshake = errors.New("TLS handshake")
+
 // startFollowed reads what the client wants, has a server take it, and logs it
 // in. A cancel request is dealt with here: then there is no link.
 func (s *session) startFollowed() (*link, error) {
@@ -46,7 +50,7 @@ func (s *session) startFollowed() (*link, error) {
 	method, refusal := s.method()
 	if refusal != nil {
 		s.refuse("client_hba", *refusal)
-		return nil, fmt.Errorf("%s", refusal.Message)
+		return nil, errors.New(refusal.Message)
 	}
 	l, err := s.reach(packet, nil)
 	if err != nil {
@@ -130,7 +134,8 @@ func (s *session) directTLS() error {
 		return err
 	}
 	if c := s.client.(*tls.Conn); c.ConnectionState().NegotiatedProtocol != alpn {
-		return fmt.Errorf("direct TLS without the application protocol %q", alpn)
+		s.server.refuse("tls_handshake")
+		return fmt.Errorf("%w: direct TLS without the application protocol %q", errHandshake, alpn)
 	}
 	return nil
 }
@@ -158,10 +163,7 @@ func (s *session) handshake(over net.Conn) error {
 	conn := tls.Server(over, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		s.server.refuse("tls_handshake")
-		if context.Cause(ctx) == ErrServerClosed {
-			return ErrServerClosed
-		}
-		return fmt.Errorf("TLS handshake: %w", err)
+		return fmt.Errorf("%w: %v", errHandshake, err) // whatever it was, nothing can be said to the client
 	}
 	s.client, s.in = conn, bufio.NewReaderSize(conn, readAhead)
 	s.leaf, s.who.tls = leaf, true

@@ -143,7 +143,10 @@ func (in *login) take(raw []byte) (ready bool, _ error) {
 	case kind == 'S':
 		in.takeParameter(raw[5:])
 	case kind == 'K':
-		raw = in.takeKey(raw)
+		var err error
+		if raw, err = in.takeKey(raw); err != nil {
+			return false, err
+		}
 	case kind == 'Z':
 		ready = true
 	}
@@ -232,10 +235,13 @@ func (in *login) takeParameter(body []byte) {
 
 // takeKey keeps the server's key for cancel requests and returns a message with
 // one of ours, which no server knows.
-func (in *login) takeKey(raw []byte) []byte {
-	if len(raw) < 5+4+1 {
-		return raw // a server that cannot cancel
+func (in *login) takeKey(raw []byte) ([]byte, error) {
+	switch {
+	case in.key != nil:
+		return nil, &pgwire.ProtocolError{Code: "08P01", Message: "the server sent a second key for cancel requests"}
+	case len(raw) < 5+4+1:
+		return raw, nil // a server that cannot cancel
 	}
 	in.link.key = raw[5:]
-	return in.server.keys.issue(in.session, raw)
+	return in.server.keys.issue(in.session, raw), nil
 }
