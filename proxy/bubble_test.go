@@ -68,10 +68,7 @@ func inBubble(t *testing.T, change func(*Options, *RouterOptions), test func(b *
 		}
 		ropts.Log = slog.New(slog.NewTextHandler(&b.log, nil))
 		b.router = NewRouter(ropts)
-		var err error
-		if b.server, err = New(b.router, opts, ropts.Log, b.metrics); err != nil {
-			t.Fatal(err)
-		}
+		b.server = New(b.router, opts, ropts.Log, b.metrics)
 		front := b.listen("proxy")
 		served := make(chan error, 1)
 		go func() { served <- b.server.Serve(front) }()

@@ -110,18 +110,14 @@ type Stats struct {
 }
 
 // New returns a Server for router. Its metrics are registered with reg.
-func New(router *Router, opts Options, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
+func New(router *Router, opts Options, log *slog.Logger, reg prometheus.Registerer) *Server {
 	if opts.Dial == nil {
 		dialer := opts.TCP.Dialer()
 		opts.Dial = func(ctx context.Context, addr cluster.Addr) (net.Conn, error) {
 			return dialer.DialContext(ctx, addr.Network, addr.Address)
 		}
 	}
-	mover, err := relay.NewMover(0)
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{router: router, opts: opts, log: log, mover: mover, keys: newCancelKeys(), looks: semaphore.NewWeighted(maxLooks),
+	s := &Server{router: router, opts: opts, log: log, mover: relay.NewMover(0), keys: newCancelKeys(), looks: semaphore.NewWeighted(maxLooks),
 		limits: newLimits(opts), listeners: map[net.Listener]bool{}, sessions: map[*session]struct{}{}}
 	rand.Read(s.mock[:]) // never fails
 	s.ctx, s.close = context.WithCancelCause(context.Background())
@@ -130,7 +126,7 @@ func New(router *Router, opts Options, log *slog.Logger, reg prometheus.Register
 	if opts.ClientIdle > 0 {
 		s.running.Go(s.endIdle)
 	}
-	return s, nil
+	return s
 }
 
 // Stats returns the present counts.

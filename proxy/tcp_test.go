@@ -54,10 +54,7 @@ func onLoopback(t *testing.T, answer func(net.Conn)) (addr string, server *Serve
 	router.Open(1, cluster.Addr{Network: "tcp", Address: member.Addr().String()})
 	opts := bubbleOptions
 	opts.TCP = tcp.Options{KeepAlive: 10 * time.Second, UserTimeout: 30 * time.Second}
-	server, err = New(router, opts, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server = New(router, opts, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	wg.Go(func() { server.Serve(front) })
 	t.Cleanup(func() {
 		server.Close()

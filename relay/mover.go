@@ -17,13 +17,15 @@ type Mover struct {
 	next  int
 }
 
-// NewMover returns a mover with so many event loops; 0 means one for each core.
+// NewMover returns a mover with at most so many event loops. 0 means one for each
+// processor of the runtime but one, at least one: a loop keeps its processor, and
+// with none left for other goroutines these would have to take it away each time.
 // Nothing runs until the first pair.
-func NewMover(loops int) (*Mover, error) {
+func NewMover(loops int) *Mover {
 	if loops <= 0 {
-		loops = runtime.GOMAXPROCS(0)
+		loops = max(1, runtime.GOMAXPROCS(0)-1)
 	}
-	return &Mover{most: loops}, nil
+	return &Mover{most: loops}
 }
 
 // Start moves a pair, which the mover owns until done is called: once, in a

@@ -2,8 +2,8 @@
 // to follow them. It knows nothing of what they mean.
 //
 // A Mover moves the bytes of many pairs of connections. Plain sockets on Linux
-// share an event loop for each core; such a pair has no goroutine, and while it
-// is idle no buffer. Other connections, such as TLS ones, have two goroutines
+// share a few event loops; such a pair has no goroutine, and while it is idle no
+// buffer. Other connections, such as TLS ones, have two goroutines
 // each. What a pair does, and how it is handed back, is the same.
 package relay
 

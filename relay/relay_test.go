@@ -46,10 +46,7 @@ func (o opaque) NetConn() net.Conn { return o.tcp }
 func eachMover(t *testing.T, test func(t *testing.T, w *world)) {
 	for name, wrap := range movers {
 		t.Run(name, func(t *testing.T) {
-			m, err := NewMover(2)
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := NewMover(2)
 			defer m.Close()
 			test(t, &world{t, m, wrap})
 		})
@@ -443,11 +440,7 @@ func TestAResetOfOneSideIsAFailureOfThatSide(t *testing.T) {
 
 // A bulk transfer and a small query on one loop take turns.
 func TestABulkTransferLetsSmallOnesThrough(t *testing.T) {
-	w := &world{T: t, wrap: movers["loop"]}
-	var err error
-	if w.mover, err = NewMover(1); err != nil {
-		t.Fatal(err)
-	}
+	w := &world{t, NewMover(1), movers["loop"]}
 	defer w.mover.Close()
 	var bulkReads atomic.Int64
 	bulk, small := w.open(), w.open()
@@ -539,7 +532,7 @@ func descriptors(t *testing.T) int {
 func BenchmarkPingPong(b *testing.B) {
 	for name, wrap := range movers {
 		b.Run(name, func(b *testing.B) {
-			m, _ := NewMover(0)
+			m := NewMover(0)
 			defer m.Close()
 			a, client := tcpPair(b)
 			s, server := tcpPair(b)
@@ -566,8 +559,7 @@ func TestAMessageCostsNoMemory(t *testing.T) {
 	// part of what is put back.
 	for name, most := range map[string]float64{"loop": 0, "pumps": 1} {
 		t.Run(name, func(t *testing.T) {
-			w := &world{t, new(Mover), movers[name]}
-			w.mover.most = 1
+			w := &world{t, NewMover(1), movers[name]}
 			defer w.mover.Close()
 			e := w.open()
 			w.start(e, &chopper{})

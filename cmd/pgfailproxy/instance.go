@@ -148,9 +148,7 @@ func (i *instance) join(reg *prometheus.Registry) error {
 		return err
 	}
 	opts.TCP = sessions
-	if i.server, err = proxy.New(i.router, opts, i.log, reg); err != nil {
-		return err
-	}
+	i.server = proxy.New(i.router, opts, i.log, reg)
 	if i.http != nil {
 		i.admin = admin.New(admin.Options{Status: i.status, Sessions: i.sessions, Gatherer: reg, Log: i.log})
 	}
