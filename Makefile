@@ -1,5 +1,5 @@
 # make test     everything: unit, virtual time, real PostgreSQL, containers
-# make bench    throughput, cost, and the time of a failover; prints tables
+# make bench    throughput, cost, what many sessions cost, and the time of a failover; prints tables
 # make build    bin/pgfailproxy
 
 .PHONY: test build bench

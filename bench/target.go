@@ -144,7 +144,7 @@ func (t *target) start(o options, s *server, clients int) (err error) {
 			return err
 		}
 		args = proxyArgs(o.dir, t.port, admin, "pg1="+connString(s.port))
-		args = append(args, roomFlag(path)+strconv.Itoa(clients))
+		args = append(args, "--max-client-connections="+strconv.Itoa(clients))
 	default:
 		return errors.New("no target of that name")
 	}
@@ -160,16 +160,6 @@ func proxyArgs(dir string, listen, admin int, members ...string) []string {
 		args = append(args, "--member", m)
 	}
 	return args
-}
-
-// roomFlag is the flag for the number of clients of the pgfailproxy at path, which
-// may be of before it was renamed.
-func roomFlag(path string) string {
-	help, _ := exec.Command(path, "run", "--help").CombinedOutput() // no help: it will not start either
-	if bytes.Contains(help, []byte("--max-connections ")) {
-		return "--max-connections="
-	}
-	return "--max-client-connections="
 }
 
 // facts fill the templates.

@@ -86,8 +86,20 @@ func TestRealClients(t *testing.T) {
 	}
 }
 
-// setup has the proxy install what auth: terminate needs, twice.
+// setup has the proxy install what auth: terminate needs, twice. Before that check
+// says that it is missing, and afterwards that all is well.
 func (w *world) setup() {
+	check := func() (string, error) {
+		return w.Run(w.ctx, stack.Proxy, "", "pgfailproxy", "check", "--config", "/etc/pgfailproxy.yaml", "--auth", "terminate", "--client-hba", "host all all all scram-sha-256")
+	}
+	if out, err := check(); err == nil || !strings.Contains(out, "passwords cannot be looked up on pg1") {
+		w.t.Errorf("check before setup: %v\n%s", err, out)
+	}
+	defer func() {
+		if out, err := check(); err != nil || !strings.Contains(out, "passwords can be looked up on pg1") {
+			w.t.Errorf("check after setup: %v\n%s", err, out)
+		}
+	}()
 	u, err := url.Parse(w.URL())
 	w.must(err)
 	password, _ := u.User.Password()

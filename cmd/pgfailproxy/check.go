@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -14,8 +15,10 @@ import (
 	"pgfailproxy/cluster"
 	"pgfailproxy/config"
 	"pgfailproxy/health"
+	"pgfailproxy/internal/certs"
 	"pgfailproxy/internal/tcp"
 	"pgfailproxy/lease"
+	"pgfailproxy/verifier"
 )
 
 const checkUse = `Usage: pgfailproxy check [flags]
@@ -67,12 +70,62 @@ func checkCommand(ctx context.Context, args []string, std streams) error {
 		answers = append(answers, c.member(ctx, cfg, m))
 	}
 	c.together(answers, rec)
+	c.clients(ctx, cfg, answers)
 	if c.problems > 0 {
 		c.line("\n%d found", c.problems)
 		return exitCode(1)
 	}
 	c.line("\nall well: a failover could happen now")
 	return nil
+}
+
+// clients looks at what only logins of clients need.
+func (c *checkup) clients(ctx context.Context, cfg *config.Config, all []cluster.Observation) {
+	if cfg.ClientTLSCert == "" && cfg.Auth != config.Terminate {
+		return
+	}
+	c.line("clients:")
+	if cfg.ClientTLSCert != "" {
+		c.certificate(ctx, cfg)
+	}
+	if cfg.Auth != config.Terminate {
+		return
+	}
+	conns := map[string]*pgconn.Config{}
+	for _, m := range cfg.Members {
+		conns[m.Name] = m.Conn
+	}
+	source := verifier.New(conns)
+	defer source.Close()
+	for _, o := range all {
+		if !o.Healthy() || o.Role != cluster.RolePrimary {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := source.Lookup(ctx, o.Member, o.Addr, conns[o.Member].User)
+		cancel()
+		if err != nil {
+			c.problem(fmt.Sprintf("passwords cannot be looked up on %s: %v", o.Member, err), "pgfailproxy setup, with the same settings")
+			continue
+		}
+		c.line("  passwords can be looked up on %s", o.Member)
+	}
+}
+
+func (c *checkup) certificate(ctx context.Context, cfg *config.Config) {
+	keeper, err := certs.Load(certFiles(cfg), slog.New(slog.DiscardHandler))
+	if err != nil {
+		c.problem(err.Error(), "the proxy would not start with it")
+		return
+	}
+	for _, w := range keeper.Warnings() {
+		c.advice(w, "renew it: the proxy reads it again by itself")
+	}
+	_, leaf := keeper.ForConnection()
+	c.line("  certificate of %s, until %s", leaf.Subject, leaf.NotAfter.UTC().Format(time.DateOnly))
+	if err := checkCertificates(ctx, cfg, leaf); err != nil {
+		c.problem(err.Error(), "the proxy would not start so")
+	}
 }
 
 func from(file string) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -26,8 +27,7 @@ func (i *instance) sessionOptions(conns map[string]*pgconn.Config) (proxy.Option
 	}
 	if cfg.ClientTLSCert != "" {
 		var err error
-		i.certs, err = certs.Load(certs.Files{Cert: cfg.ClientTLSCert, Key: cfg.ClientTLSKey, CA: cfg.ClientTLSCA, MinVersion: cfg.TLSMinVersion()}, i.log)
-		if err != nil {
+		if i.certs, err = certs.Load(certFiles(cfg), i.log); err != nil {
 			return opts, err
 		}
 		opts.ClientTLS = &proxy.ClientTLS{ForConnection: i.certs.ForConnection, Required: cfg.ClientTLSRequired}
@@ -37,6 +37,10 @@ func (i *instance) sessionOptions(conns map[string]*pgconn.Config) (proxy.Option
 		opts.Terminate = &proxy.Terminate{Rules: cfg.ClientHBA, Verifiers: i.verifiers}
 	}
 	return opts, nil
+}
+
+func certFiles(cfg *config.Config) certs.Files {
+	return certs.Files{Cert: cfg.ClientTLSCert, Key: cfg.ClientTLSKey, CA: cfg.ClientTLSCA, MinVersion: cfg.TLSMinVersion()}
 }
 
 // serverTLS is how sessions speak to a member: as its connection string says for
@@ -56,27 +60,34 @@ const certificateTimeout = 2 * time.Second
 // checkCertificates refuses TLS on both sides with auth: relay, unless the
 // certificates are the same: clients bind a login to the one that they see, and
 // the server would not take it. A member that does not answer is not looked at.
-func (i *instance) checkCertificates(ctx context.Context) error {
-	if i.certs == nil || i.config.Auth != config.Relay {
+func checkCertificates(ctx context.Context, cfg *config.Config, ours *x509.Certificate) error {
+	if cfg.Auth != config.Relay {
 		return nil
 	}
-	_, ours := i.certs.ForConnection()
-	for _, m := range i.config.Members {
-		if m.Conn.TLSConfig == nil {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, certificateTimeout)
-		pg, err := pgconn.ConnectConfig(ctx, m.Conn.Copy())
-		cancel()
-		if err != nil {
-			continue
-		}
-		c, encrypted := pg.Conn().(*tls.Conn)
-		differs := encrypted && !c.ConnectionState().PeerCertificates[0].Equal(ours)
-		pg.Close(context.WithoutCancel(ctx))
-		if differs {
+	for _, m := range cfg.Members {
+		theirs := certificate(ctx, m.Conn)
+		if theirs != nil && !theirs.Equal(ours) {
 			return fmt.Errorf("client_tls_cert is not the certificate of member %s, which is spoken to over TLS too: with auth: relay clients bind their login to the certificate that they see, and the server would refuse it: set auth: terminate, or sslmode=disable in the connection string of %s, or give both the same certificate", m.Name, m.Name)
 		}
+	}
+	return nil
+}
+
+// certificate returns what a member shows; nil if it is spoken to without TLS, or
+// does not answer.
+func certificate(ctx context.Context, conn *pgconn.Config) *x509.Certificate {
+	if conn.TLSConfig == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, certificateTimeout)
+	defer cancel()
+	pg, err := pgconn.ConnectConfig(ctx, conn.Copy())
+	if err != nil {
+		return nil
+	}
+	defer pg.Close(ctx)
+	if c, encrypted := pg.Conn().(*tls.Conn); encrypted {
+		return c.ConnectionState().PeerCertificates[0]
 	}
 	return nil
 }

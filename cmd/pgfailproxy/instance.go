@@ -93,8 +93,11 @@ func newInstance(cfg *config.Config, log *slog.Logger) (_ *instance, err error) 
 	if err = i.join(reg); err != nil {
 		return nil, err
 	}
-	if err = i.checkCertificates(context.Background()); err != nil {
-		return nil, err
+	if i.certs != nil {
+		_, ours := i.certs.ForConnection()
+		if err = checkCertificates(context.Background(), cfg, ours); err != nil {
+			return nil, err
+		}
 	}
 	return i, nil
 }

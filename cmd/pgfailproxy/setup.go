@@ -124,7 +124,7 @@ func install(ctx context.Context, m config.Member, as string, statements []strin
 	if err != nil {
 		return fmt.Errorf("connect to %s as %s: %w: see --as", m.Name, who.User, err)
 	}
-	defer pg.Close(context.WithoutCancel(ctx))
+	defer pg.Close(ctx)
 	// A simple query of several statements is one transaction.
 	if _, err := pg.Exec(ctx, strings.Join(statements, ";\n")).ReadAll(); err != nil {
 		var pgErr *pgconn.PgError
