@@ -3,17 +3,11 @@ package pgwire
 import (
 	"bufio"
 	"context"
-	"crypto"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -126,46 +120,9 @@ func tell(conn io.ReadWriter, message []byte, want AuthKind) ([]byte, error) {
 func postgres(t *testing.T, password string) *pgserver.Server {
 	t.Helper()
 	s := pgtest.Primary(t, pgserver.Options{Password: "of the superuser"})
-	cert := certificate(t, ecdsaKey(t), 0)
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey.(crypto.Signer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]pem.Block{
-		"server.crt": {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
-		"server.key": {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		belongToServer(t, s, name, pem.EncodeToMemory(&block))
-	}
-	pgtest.Exec(t, s, "alter system set ssl = on")
-	pgtest.Exec(t, s, "select pg_reload_conf()")
-	pgtest.Until(t, peerTime, func() error { // new connections have what the postmaster has read
-		if pgtest.Value[string](t, s, "show ssl") != "on" {
-			return errors.New("TLS is off")
-		}
-		return nil
-	})
+	pgtest.EnableTLS(t, s, certificate(t, ecdsaKey(t), 0))
 	pgtest.Exec(t, s, "create role app login password '"+password+"'")
 	return s
-}
-
-// belongToServer puts a file where the server's own are, for its user alone, as
-// PostgreSQL wants its key.
-func belongToServer(t *testing.T, s *pgserver.Server, name string, content []byte) {
-	t.Helper()
-	dir := pgtest.Value[string](t, s, "show data_directory")
-	info, err := os.Stat(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	owner := info.Sys().(*syscall.Stat_t)
-	if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func storedVerifier(t *testing.T, s *pgserver.Server) Verifier {

@@ -2,18 +2,14 @@ package proxy
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/pbkdf2"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -24,34 +20,15 @@ import (
 
 	"pgfailproxy/cluster"
 	"pgfailproxy/hba"
+	"pgfailproxy/internal/pgtest"
 )
-
-// issue makes a certificate that signs itself. It is made in virtual time, whose
-// beginning is long past.
-func issue(t *testing.T) (tls.Certificate, *x509.Certificate) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(100 * time.Hour), DNSNames: []string{"proxy"}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, leaf
-}
 
 // inTLS is inFollowed with a proxy that has a certificate.
 func inTLS(t *testing.T, change func(*Options), test func(b *bubble, m *member)) {
 	inFollowed(t, func(o *Options, _ *RouterOptions) {
-		cert, leaf := issue(t)
+		cert := pgtest.Certificate(t)
 		config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{alpn}}
-		o.ClientTLS = &ClientTLS{ForConnection: func() (*tls.Config, *x509.Certificate) { return config, leaf }}
+		o.ClientTLS = &ClientTLS{ForConnection: func() (*tls.Config, *x509.Certificate) { return config, cert.Leaf }}
 		if change != nil {
 			change(o)
 		}

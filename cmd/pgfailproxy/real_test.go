@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -489,5 +490,41 @@ func TestDemo(t *testing.T) {
 	t.Log(out)
 	if err != nil || !strings.Contains(out, "proof: pg2 has every one of the") {
 		t.Errorf("%v %s", err, errs)
+	}
+}
+
+// A login is bound to the certificate that the client sees.
+func TestTLSOnBothSidesWithOtherCertificatesIsRefusedUnlessTheProxyChecksPasswords(t *testing.T) {
+	s := pgtest.Primary(t, pgserver.Options{})
+	cert := pgtest.Certificate(t)
+	pgtest.EnableTLS(t, s, cert)
+	theirs, ours := cert.Leaf, pgtest.Certificate(t).Leaf
+	encrypted := strings.Replace(s.ConnString("postgres", "postgres"), "sslmode=disable", "sslmode=require", 1)
+	check := func(conn, auth string, leaf *x509.Certificate) error {
+		t.Helper()
+		fs := flags("run", runUse, streams{io.Discard, io.Discard})
+		src := config.Flags(fs)
+		if err := fs.Parse([]string{"--member", "pg1=" + conn}); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := src.Load(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Auth = auth
+		return checkCertificates(t.Context(), cfg, leaf)
+	}
+	if err := check(encrypted, config.Relay, ours); err == nil || !strings.Contains(err.Error(), "set auth: terminate, or sslmode=disable") {
+		t.Errorf("another certificate: %v", err)
+	}
+	for name, err := range map[string]error{
+		"the same certificate":  check(encrypted, config.Relay, theirs),
+		"no TLS to the server":  check(s.ConnString("postgres", "postgres"), config.Relay, ours),
+		"passwords checked":     check(encrypted, config.Terminate, ours),
+		"nobody at the address": check("host=127.0.0.1 port=1 user=postgres sslmode=require", config.Relay, ours),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
